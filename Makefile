@@ -1,0 +1,47 @@
+# Two environments: .venv is what a user gets (no torch), .venv-dev has what tests and training need.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BASE := .venv
+DEV := .venv-dev
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test test-all lint check bench clean
+
+demo: $(BASE)/.installed  ## Render sample generations and rank them with the embedded model.
+	$(BASE)/bin/python examples/render_generations.py examples/generations
+	$(BASE)/bin/artimuse-curate examples/generations --top 10%
+
+test: $(DEV)/.installed  ## The tests that take minutes.
+	HF_HUB_OFFLINE=1 $(DEV)/bin/python -m pytest
+
+test-all: $(DEV)/.installed  ## The slow ones too.
+	HF_HUB_OFFLINE=1 $(DEV)/bin/python -m pytest -m ''
+
+lint: $(DEV)/.installed  ## ruff and mypy.
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+	# mypy wants the root under its package name, see docs/decisions/0001.
+	@links=$$(mktemp -d) && ln -s "$$PWD" $$links/artimuse && \
+		MYPYPATH=$$links $(DEV)/bin/mypy -p artimuse.artimuse_core -p artimuse.curation; \
+		status=$$?; rm -r $$links; exit $$status
+
+check: lint test  ## Everything a change must pass.
+
+bench: $(DEV)/.installed  ## The figures in README and docs.
+	$(DEV)/bin/python benchmarks/nano_quality.py
+	$(DEV)/bin/python benchmarks/engine_speed.py
+	$(DEV)/bin/python benchmarks/curate_speed.py
+
+$(BASE)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BASE)
+	$(BASE)/bin/python $(PIP_INSTALL) -e .
+	touch $@
+
+$(DEV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEV)
+	# torch first and pinned: as somebody's dependency it would bring CUDA.
+	$(DEV)/bin/python $(PIP_INSTALL) torch
+	$(DEV)/bin/python $(PIP_INSTALL) -e '.[torch,export,train,dev]'
+	touch $@
+
+clean:  ## Remove environments, caches and rendered samples.
+	rm -rf $(BASE) $(DEV) build artimuse.egg-info examples/generations .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Scoring itself: tokens, prompts, images, engines and the scorer. Knows nothing of its users."""

@@ -1,0 +1,101 @@
+"""An ONNX bundle: a directory with ``manifest.json`` and the graph it describes.
+
+The manifest is the contract between the exporter and every engine: what the graph takes, what its
+columns mean, which weights it came from and how far to trust them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelError, UsageError
+from .score_tokens import ScoreTokens, strategy
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+"""Version of the manifest; a bundle with a newer one is refused."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``manifest.json`` holds."""
+
+    name: str
+    """Model name that results carry."""
+    card: str
+    """One line: what this model is and how far to trust it."""
+    graph: str
+    """File name of the ONNX graph: ``pixel_values`` (B,3,S,S) fp32 → ``score_logits`` (B,K)."""
+    graph_sha256: str
+    input_size: int
+    """S, pixels."""
+    score_tokens: str
+    """Name of the strategy whose tokens the columns are, see ``score_tokens.STRATEGIES``."""
+    precision: str
+    """Of the computation: fp32, fp16, …"""
+    resample: str = "pil-bicubic-squash"
+    normalisation: str = "imagenet"
+    prompt_sha256: str = ""
+    """Hash of the whole prompt text the graph holds as constants."""
+    source_sha256: str = ""
+    """Hash of the checkpoint's weights the graph was exported from."""
+    licence: str = ""
+    data: str = ""
+    """What the weights were trained on."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    """Quality on data not trained on, with n and intervals."""
+    verification: dict[str, Any] = field(default_factory=dict)
+    """Agreement with torch, measured while exporting."""
+    tools: dict[str, str] = field(default_factory=dict)
+    """Versions the bundle was made with."""
+    format: int = FORMAT
+
+    def tokens(self) -> ScoreTokens:
+        return strategy(self.score_tokens)
+
+
+def is_bundle(directory: Path) -> bool:
+    return (directory / MANIFEST).is_file()
+
+
+def read(directory: Path) -> Manifest:
+    """Read and check a bundle's manifest. Raises ModelError with the reason."""
+    path = directory / MANIFEST
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {path}: {error}") from error
+    version = loaded.get("format") if isinstance(loaded, dict) else None
+    if not isinstance(version, int) or version > FORMAT:
+        raise ModelError(
+            f"{path} has format {version!r}, this version reads up to {FORMAT}; update artimuse"
+        )
+    try:
+        manifest = Manifest(**loaded)
+        manifest.tokens()
+    except (TypeError, UsageError) as error:
+        raise ModelError(f"{path} is no manifest of this version: {error}") from error
+    graph = directory / manifest.graph
+    if not graph.is_file():
+        raise ModelError(f"{graph} is missing; export or download the bundle again")
+    return manifest
+
+
+def check_graph(directory: Path, manifest: Manifest) -> bytes:
+    """The graph's bytes, after comparing their hash with the manifest's."""
+    graph = (directory / manifest.graph).read_bytes()
+    if hashlib.sha256(graph).hexdigest() != manifest.graph_sha256:
+        raise ModelError(
+            f"{directory / manifest.graph} does not match its manifest (truncated or changed); "
+            "export or download the bundle again"
+        )
+    return graph
+
+
+def write(directory: Path, manifest: Manifest) -> None:
+    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    (directory / MANIFEST).write_text(text, encoding="utf-8")

@@ -1,0 +1,119 @@
+"""Backends behind one seam: ``score_logits(pixel_values) -> score_logits``.
+
+An engine knows tensors and devices, nothing of files, tokens or scores.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .bundle import Manifest, check_graph
+from .errors import MissingExtraError, ModelError, UsageError
+from .images import one_line
+
+log = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "fp32", "bf16", "fp16")
+
+
+class Engine(Protocol):
+    """Anything that turns pixel values into score logits."""
+
+    @property
+    def device(self) -> str:
+        """Where it computes, for messages: ``cpu``, ``cuda:0``, …"""
+        ...
+
+    def score_logits(self, pixel_values: Floats) -> Floats:
+        """(B, 3, S, S) fp32 → (B, K) fp32. Raises ModelError if the backend fails."""
+        ...
+
+
+class OnnxEngine:
+    """onnxruntime over a bundle's graph: CPU, or CUDA where onnxruntime-gpu is installed."""
+
+    def __init__(
+        self, directory: Path, manifest: Manifest, *, device: str = "auto", threads: int = 0
+    ) -> None:
+        """``threads``: within one run; 0 leaves it to onnxruntime, one per core."""
+        import onnxruntime
+
+        available = onnxruntime.get_available_providers()
+        providers = ["CPUExecutionProvider"]
+        if device.startswith("cuda") or (device == "auto" and "CUDAExecutionProvider" in available):
+            if "CUDAExecutionProvider" not in available:
+                raise UsageError(
+                    f"device {device!r}: this onnxruntime has no CUDA; pip uninstall onnxruntime "
+                    "onnxruntime-gpu, then pip install onnxruntime-gpu"
+                )
+            providers.insert(0, "CUDAExecutionProvider")
+        elif device not in ("auto", "cpu"):
+            raise UsageError(f"device {device!r}: an ONNX bundle runs on cpu or cuda")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Idle workers must not spin: the decoding threads need the cores.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        graph = check_graph(directory, manifest)
+        try:
+            self._session = onnxruntime.InferenceSession(graph, options, providers=providers)
+        except Exception as error:
+            raise ModelError(
+                f"onnxruntime cannot load {directory / manifest.graph}: {one_line(error)}"
+            ) from error
+        used = self._session.get_providers()[0]
+        self._device = "cuda" if used.startswith("CUDA") else "cpu"
+        if device.startswith("cuda") and self._device != "cuda":
+            raise ModelError(f"device {device!r}: onnxruntime could not start CUDA, see its log")
+        log.info("onnxruntime %s on %s", onnxruntime.__version__, used)
+
+    @property
+    def device(self) -> str:
+        return self._device
+
+    def score_logits(self, pixel_values: Floats) -> Floats:
+        try:
+            (logits,) = self._session.run(["score_logits"], {"pixel_values": pixel_values})
+        except Exception as error:
+            raise ModelError(f"onnxruntime failed: {one_line(error)}") from error
+        return np.asarray(logits, np.float32)
+
+
+class TorchEngine:
+    """The scoring graph in torch over an official-format checkpoint."""
+
+    def __init__(self, directory: Path, *, device: str = "auto", dtype: str = "auto") -> None:
+        try:
+            from . import torch_graph
+        except ImportError as error:
+            raise MissingExtraError(error.name or "torch", "torch") from error
+        self._runner = torch_graph.GraphRunner(directory, device=device, dtype=dtype)
+        log.info("torch on %s in %s", self._runner.device, self._runner.dtype)
+
+    @property
+    def input_size(self) -> int:
+        """S, pixels."""
+        return self._runner.graph.input_size
+
+    @property
+    def device(self) -> str:
+        return str(self._runner.device)
+
+    def score_logits(self, pixel_values: Floats) -> Floats:
+        return self._runner.score_logits(pixel_values)
+
+
+def default_threads() -> int:
+    """Cores this process may use (a container's or taskset's limit, not the machine's size)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

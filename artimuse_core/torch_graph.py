@@ -1,0 +1,77 @@
+"""From a checkpoint directory to a running scoring graph in torch. Imported only when asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from . import checkpoint
+from .errors import ModelError, UsageError
+from .images import one_line
+from .model import ScoringGraph
+from .prompts import Prompt
+from .score_tokens import ORDERED_100, ScoreTokens
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def build_graph(
+    directory: Path, dtype: torch.dtype = torch.float32, tokens: ScoreTokens = ORDERED_100
+) -> tuple[ScoringGraph, Prompt]:
+    """Load an official-format checkpoint as an unfrozen graph, with the prompt it asks."""
+    config = checkpoint.read_config(directory)
+    tokenizer = checkpoint.load_tokenizer(directory)
+    prompt = checkpoint.score_prompt(config)
+    before, after = (
+        tokenizer(text, add_special_tokens=False).input_ids
+        for text in (prompt.before, prompt.after)
+    )
+    model = checkpoint.load_model(directory, dtype)
+    return ScoringGraph(model, before, after, tokens.ids(tokenizer.get_vocab())), prompt
+
+
+def pick_device(device: str) -> torch.device:
+    """``auto`` is CUDA, then MPS, then the CPU; a device asked for by name must be there."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {device!r} cannot be used: {one_line(error)}") from error
+    return torch.device(device)
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """``auto`` is bf16 where a GPU has it, fp16 on other GPUs, fp32 on the CPU."""
+    if dtype == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.float32
+    if dtype not in _DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r}; known: auto, {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]
+
+
+class GraphRunner:
+    """A frozen graph on its device, fed with numpy."""
+
+    def __init__(self, directory: Path, *, device: str, dtype: str) -> None:
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(dtype, self.device)
+        graph, _ = build_graph(directory, self.dtype)
+        self.graph = graph.to(self.device).freeze()
+
+    def score_logits(self, pixel_values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(B, 3, S, S) fp32 → (B, K) fp32."""
+        try:
+            with torch.inference_mode():
+                pixels = torch.from_numpy(pixel_values).to(self.device, self.dtype)
+                logits: npt.NDArray[np.float32] = self.graph(pixels).cpu().numpy()
+        except RuntimeError as error:  # out of memory is one of these
+            raise ModelError(f"torch failed: {one_line(error)}") from error
+        return logits

@@ -1,0 +1,97 @@
+"""One row per image: what a run knows of it, and how that is written down."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import IO, Any
+
+from ..artimuse_core.errors import ArtiMuseError, UsageError
+from .metadata import GenerationInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a curation run says of one image. The field names are the keys of JSON and CSV."""
+
+    path: str
+    score: float
+    """0..100; NaN where ``error`` is set (``null`` in JSON, empty in CSV)."""
+    std: float
+    model: str
+    error: str | None = None
+    rank: int | None = None
+    """1 is best."""
+    selected: bool = False
+    width: int | None = None
+    height: int | None = None
+    sha256: str | None = None
+    """Of the file's bytes."""
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    seed: int | None = None
+    generator: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, numbers that are not numbers as None."""
+        return {
+            key: None if isinstance(value, float) and math.isnan(value) else value
+            for key, value in asdict(self).items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What decoding one file tells besides its pixels."""
+
+    width: int
+    height: int
+    sha256: str
+    info: GenerationInfo
+
+
+FORMATS = (".jsonl", ".csv")
+
+
+def check_format(path: Path) -> None:
+    """Raise UsageError for a file name whose extension is no known format."""
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"cannot write {path}: expected a name ending in {' or '.join(FORMATS)}")
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write JSON lines or CSV by the extension; the file appears whole or not at all."""
+    check_format(path)
+    with _replacing(path) as file:
+        if path.suffix.lower() == ".jsonl":
+            write_json_lines(file, records)
+        else:
+            table = csv.DictWriter(file, [field.name for field in fields(Record)])
+            table.writeheader()
+            table.writerows(record.as_dict() for record in records)
+
+
+def write_json_lines(file: IO[str], records: Iterable[Record]) -> None:
+    for record in records:
+        file.write(json.dumps(record.as_dict(), ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[str]]:
+    """A text file that takes the place of ``path`` once it is complete."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # File names may hold bytes that are no UTF-8; they are kept as Python's escapes.
+        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        raise ArtiMuseError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)

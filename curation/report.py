@@ -1,0 +1,75 @@
+"""What a run shows in the terminal: a progress bar on stderr, a table on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from .records import Record
+
+SHORT_RANKING = 60
+"""Up to this many images the table shows them all; beyond, only the kept ones."""
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[Record], None]]:
+    """A live bar on stderr (nothing where stderr is no terminal); call the result per record."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("scoring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(show_speed=True),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=total)
+        yield lambda record: bar.advance(task)
+
+
+def print_table(records: Sequence[Record], *, selecting: bool) -> None:
+    """Rank, score ± spread and file, best first. ``selecting``: mark the kept ones."""
+    ranked = [record for record in records if record.rank is not None]
+    shown = ranked
+    if selecting and len(ranked) > SHORT_RANKING:
+        shown = [record for record in ranked if record.selected]
+    # A path must not be broken over lines, whatever the terminal's width.
+    console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
+    console.print(Text(f"{'rank':>6}  {'score':>6} ± {'std':<5}  file", style="bold"))
+    for record in shown:
+        mark = "*" if selecting and record.selected else " "
+        line = f"{mark}{record.rank:>5}  {record.score:6.2f} ± {record.std:<5.2f}  {record.path}"
+        dim = selecting and not record.selected
+        console.print(Text(_printable(line), style="dim" if dim else ""))
+
+
+def summary(records: Sequence[Record]) -> str:
+    """One line: how many were scored, kept and failed, and where the cut lies."""
+    scored = [record for record in records if record.rank is not None]
+    kept = [record for record in scored if record.selected]
+    text = f"{len(scored)} scored, {len(kept)} kept"
+    if kept and len(kept) < len(scored):
+        text += f" (marked *), cut at {kept[-1].score:.2f}"
+    failed = len(records) - len(scored)
+    return text + (f", {failed} failed" if failed else "")
+
+
+def _printable(text: str) -> str:
+    """File names may hold bytes that are no text, and control characters; show them escaped."""
+    encodable = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in encodable)

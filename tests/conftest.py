@@ -1,0 +1,56 @@
+"""Loads the repository's root as the package ``artimuse`` where it is not installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+if importlib.util.find_spec("artimuse") is None:
+    spec = importlib.util.spec_from_file_location(
+        "artimuse", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["artimuse"] = module
+    spec.loader.exec_module(module)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Reference data that is no part of the product; tests that use it skip without it."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("no reference data beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[Image.Image]:
+    """50 rendered RGB pictures of various sizes."""
+    from artimuse.export.verify import render_pictures
+
+    return render_pictures(50)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with five images, a subfolder with one more, and things that are no images."""
+    root = tmp_path / "generations"
+    (root / "later").mkdir(parents=True)
+    random = np.random.default_rng(7)
+    for index in range(6):
+        pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        image = Image.fromarray(pixels).resize((64 + 8 * index, 64), Image.Resampling.BICUBIC)
+        image.save(root / ("later" if index == 5 else ".") / f"image_{index}.png")
+    (root / "notes.txt").write_text("not an image")
+    (root / ".hidden.png").write_bytes(b"not looked at")
+    return root

@@ -1,0 +1,38 @@
+"""A model without weights: an engine whose score is the mean brightness of the pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from artimuse.artimuse_core.errors import ModelError
+from artimuse.artimuse_core.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from artimuse.artimuse_core.scorer import Scorer
+
+
+class BrightnessEngine:
+    """score_logits peak at the token whose score is the mean brightness in percent."""
+
+    device = "fake"
+
+    def __init__(self, *, fail_batches: bool = False, poison: float | None = None) -> None:
+        self.batches: list[int] = []
+        self.fail_batches = fail_batches
+        self.poison = poison
+        """Images of this brightness are answered with NaN."""
+
+    def score_logits(self, pixel_values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        self.batches.append(len(pixel_values))
+        if self.fail_batches and len(pixel_values) > 1:
+            raise ModelError("out of memory")
+        mean, std = (np.array(v, np.float32)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+        brightness = (pixel_values * std + mean).mean(axis=(1, 2, 3)) * 100
+        logits = -((np.arange(101) - brightness[:, None]) ** 2)
+        if self.poison is not None:
+            logits[np.abs(brightness - self.poison) < 1] = np.nan
+        return logits.astype(np.float32)
+
+
+def brightness_scorer(**options: object) -> Scorer:
+    engine = BrightnessEngine(**options)  # type: ignore[arg-type]
+    return Scorer(engine, name="brightness", input_size=16, card="mean brightness")

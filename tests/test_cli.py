@@ -1,0 +1,128 @@
+import csv
+import hashlib
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner, Result
+
+from artimuse import cli
+
+from .fakes import brightness_scorer
+
+
+@pytest.fixture(autouse=True)
+def _fake_model(monkeypatch) -> None:
+    from artimuse.artimuse_core.scorer import Scorer
+
+    monkeypatch.setattr(Scorer, "load", lambda *args, **options: brightness_scorer())
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+def fingerprint(folder) -> dict[str, tuple[str, int]]:
+    return {
+        str(path): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_curate_prints_a_ranking_and_keeps_its_hands_off(folder) -> None:
+    before = fingerprint(folder)
+    result = run("curate", folder, "--top", "10%")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["rank", "score", "±", "std", "file"]
+    assert len(lines) == 7
+    assert [line.startswith("*") for line in lines[1:]] == [True] + [False] * 5
+    assert "model brightness on fake: mean brightness" in result.stderr
+    assert "6 scored, 1 kept" in result.stderr
+    assert fingerprint(folder) == before
+
+
+def test_curate_repeats_to_the_byte(folder) -> None:
+    assert run("curate", folder, "--json").stdout == run("curate", folder, "--json").stdout
+
+
+def test_curate_json_is_one_record_a_line(folder) -> None:
+    result = run("curate", folder, "--top", "2", "--json")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["selected"] for row in rows] == [True, True, False, False, False, False]
+
+
+def test_a_broken_image_is_reported_and_the_exit_code_is_1(folder) -> None:
+    (folder / "broken.png").write_bytes(b"x")
+    result = run("curate", folder, "--json")
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 7
+    assert f"failed: {folder / 'broken.png'}: not an image" in result.stderr
+    assert json.loads(result.stdout.splitlines()[-1])["score"] is None
+
+
+def test_out_and_copy_to(folder, tmp_path) -> None:
+    out, best = tmp_path / "run.csv", tmp_path / "best"
+    result = run("curate", folder, "--top", "2", "--out", out, "--copy-to", best)
+    assert result.exit_code == 0
+    with out.open(encoding="utf-8", newline="") as file:
+        kept = [row["path"] for row in csv.DictReader(file) if row["selected"] == "True"]
+    assert sorted(path.name for path in best.iterdir()) == sorted(p.split("/")[-1] for p in kept)
+    assert len(kept) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--top", "zero"], "expected a count"),
+        (["--out", "run.xls"], "jsonl"),
+        (["--copy-to", "best"], "needs --top or --min-score"),
+        (["--min-score", "200"], "range"),
+        (["--no-such-option"], "No such option"),
+    ],
+)
+def test_wrong_usage_exits_2_before_scoring(folder, options: list[str], reason: str) -> None:
+    result = run("curate", folder, *options)
+    assert result.exit_code == 2
+    assert reason in result.stderr
+    assert result.stdout == ""
+    assert "model" not in result.stderr
+
+
+def test_missing_empty_and_imageless_folders_exit_2(tmp_path) -> None:
+    for path in (tmp_path / "none", tmp_path):
+        result = run("curate", path, "--top", "10%")
+        assert result.exit_code == 2
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1
+
+
+def test_score_prints_json_with_exactly_the_contract_keys(folder) -> None:
+    result = run("score", folder / "image_0.png", folder / "later", "--json")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [list(row) for row in rows] == [["path", "score", "std", "model", "error"]] * 2
+    assert run("score", folder / "image_0.png").stdout.endswith("image_0.png\n")
+
+
+def test_paths_with_control_characters_stay_on_one_line(folder) -> None:
+    shutil.copy(folder / "image_0.png", folder / "two\nlines \x1b[31m.png")
+    result = run("curate", folder)
+    assert "two\\nlines \\x1b[31m.png" in result.stdout
+    assert len(result.stdout.splitlines()) == 8
+
+
+@pytest.mark.parametrize("command", [[], ["score"], ["curate"], ["export"], ["export", "onnx"]])
+def test_every_command_has_help(command: list[str]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+
+
+def test_artimuse_curate_is_curate(folder, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["artimuse-curate", str(folder), "--top", "1"])
+    with pytest.raises(SystemExit) as stop:
+        cli.curate_main()
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("*    1")
