@@ -54,3 +54,39 @@ def folder(tmp_path: Path) -> Path:
     (root / "notes.txt").write_text("not an image")
     (root / ".hidden.png").write_bytes(b"not looked at")
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of nano's architecture in the official format, weights exact in fp16."""
+    import torch
+
+    from artimuse.artimuse_core import checkpoint
+    from artimuse.artimuse_core.prompts import IMG_CONTEXT
+    from artimuse.training.nano import NanoShape
+    from artimuse.training.tokenizer import build_tokenizer, corpus, save_tokenizer
+
+    directory = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    shape = NanoShape(
+        input_size=32, patch_size=8, vision_width=32, vision_layers=2, vision_heads=2,
+        vision_mlp=64, llm_width=32, llm_layers=2, llm_heads=2, llm_mlp=64,
+    )  # fmt: skip
+    texts = corpus(shape.score_question, shape.system_message)
+    tokenizer = build_tokenizer(texts, vocabulary=500)
+    save_tokenizer(tokenizer, directory)
+    config = shape.config(tokenizer.get_vocab_size())
+    torch.manual_seed(0)
+    model = checkpoint.build_model(config, tokenizer.token_to_id(IMG_CONTEXT))
+    with torch.no_grad():
+        for parameter in model.parameters():  # spread the answers: initial weights say little
+            parameter.add_(torch.randn_like(parameter) * 0.15).copy_(parameter.half().float())
+    checkpoint.save_model(directory, model, config, torch.float16)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``tiny_checkpoint`` exported; read-only by agreement, copy it before changing anything."""
+    from artimuse.export.to_onnx import export_onnx
+
+    return export_onnx(tiny_checkpoint, tmp_path_factory.mktemp("tiny") / "bundle", name="tiny")
