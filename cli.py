@@ -9,14 +9,15 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import __version__
-from .artimuse_core.errors import ArtiMuseError, UsageError
+from .artimuse_core.errors import ArtiMuseError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from .artimuse_core.scorer import Scorer
@@ -195,6 +196,43 @@ def curate(
     _finish(ranked, len(files), failures)
 
 
+@main.command()
+@click.option(
+    "--data", required=True, type=_existing_or_not, help="Ratings: image,score in .csv or .jsonl."
+)
+@click.option(
+    "--images", default=".", show_default=True, type=_existing_or_not, help="Where the images lie."
+)
+@_model_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def evaluate(
+    data: Path,
+    images: Path,
+    model: str,
+    device: str,
+    dtype: str,
+    batch_size: int,
+    max_pixels: float,
+    as_json: bool,
+) -> None:
+    """Correlate a model's scores with people's: SRCC and PLCC."""
+    import json
+
+    with _needs("train"):
+        from .training import evaluate as evaluation
+    ratings = evaluation.read_ratings(data, images)
+    scorer = _load(model, device, dtype, max_pixels)
+    answer = evaluation.evaluate(scorer, ratings, batch_size=batch_size)
+    if as_json:
+        click.echo(json.dumps({"srcc": answer.srcc, "plcc": answer.plcc, "n": answer.n}))
+    else:
+        click.echo(f"SRCC {answer.srcc:.4f}  PLCC {answer.plcc:.4f}  n {answer.n}")
+    for line in answer.failed:
+        click.echo(f"failed: {line}", err=True)
+    if answer.failed:
+        sys.exit(FAILED)
+
+
 @main.group()
 def export() -> None:
     """Turn a checkpoint into an artifact that scores without torch."""
@@ -206,13 +244,20 @@ def export() -> None:
 @click.option("--name", default="", help="The model's name in results; the checkpoint's otherwise.")
 def export_onnx(model: Path, output: Path, name: str) -> None:
     """Export the scoring graph as an ONNX bundle, verified against torch."""
-    from .artimuse_core.errors import MissingExtraError
-
-    try:
+    with _needs("torch,export"):
         from .export import to_onnx
-    except ImportError as error:
-        raise MissingExtraError(error.name or "onnx", "torch,export") from error
+    # The exporter warns of packages it would only need for other models.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     click.echo(str(to_onnx.export_onnx(model, output, name=name)))
+
+
+@contextmanager
+def _needs(extra: str) -> Iterator[None]:
+    """Around imports: a missing dependency says which extra brings it."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(error.name or "a dependency", extra) from error
 
 
 def _finish(records: Sequence[Record], wanted: int, failures: Sequence[str] = ()) -> None:

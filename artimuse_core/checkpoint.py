@@ -248,7 +248,9 @@ def save_model(
     """Write the official format: ``config.json`` and ``model.safetensors``."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.to(dtype) for name, tensor in to_official(model.state_dict()).items()}
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    weights = directory / "model.safetensors"
+    save_file(tensors, weights, metadata={"format": "pt"})
+    weights.chmod(0o644)  # safetensors makes it readable for its owner alone
     text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
     (directory / "config.json").write_text(text, encoding="utf-8")
 

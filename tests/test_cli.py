@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import json
+import re
 import shutil
 
 import pytest
@@ -113,7 +114,53 @@ def test_paths_with_control_characters_stay_on_one_line(folder) -> None:
     assert len(result.stdout.splitlines()) == 8
 
 
-@pytest.mark.parametrize("command", [[], ["score"], ["curate"], ["export"], ["export", "onnx"]])
+def write_ratings(folder, path, scores) -> None:
+    names = [f"image_{i}.png" for i in range(len(scores))]
+    rows = [f"{name},{score}" for name, score in zip(names, scores, strict=True)]
+    path.write_text("\n".join(["image,score", *rows]) + "\n")
+
+
+def test_evaluate_prints_the_contracts_keys(folder, tmp_path) -> None:
+    data = tmp_path / "ratings.csv"
+    scored = [json.loads(line) for line in run("score", folder, "--json").stdout.splitlines()]
+    write_ratings(folder, data, [row["score"] * 0.05 for row in scored[:5]])
+    result = run("evaluate", "--data", data, "--images", folder, "--json")
+    assert result.exit_code == 0
+    figures = json.loads(result.stdout)
+    assert figures == {"srcc": pytest.approx(1), "plcc": pytest.approx(1), "n": 5}
+
+
+def test_evaluate_leaves_out_what_it_cannot_read_and_says_so(folder, tmp_path) -> None:
+    data = tmp_path / "ratings.csv"
+    write_ratings(folder, data, [1, 2, 3, 4, 5, 6])  # image_5 lies in a subfolder
+    result = run("evaluate", "--data", data, "--images", folder, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["n"] == 5
+    assert "image_5.png: cannot read the file" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("r.csv", "image,score\na.png,high\n", r"r\.csv:2: expected"),
+        ("r.csv", "picture,mos\na.png,3\n", r"r\.csv:2: expected"),
+        ("r.csv", "image,score\na.png,nan\n", "not a number"),
+        ("r.csv", "image,score\n", "at least 3"),
+        ("r.jsonl", '{"image": "a.png", "score": 1}\n{', r"r\.jsonl:2: not JSON"),
+        ("r.txt", "", r"\.csv or \.jsonl"),
+    ],
+)
+def test_ratings_that_do_not_fit_are_refused(tmp_path, name: str, text: str, reason: str) -> None:
+    (tmp_path / name).write_text(text)
+    result = run("evaluate", "--data", tmp_path / name)
+    assert result.exit_code == 2
+    assert re.search(reason, result.stderr)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[], ["score"], ["curate"], ["evaluate"], ["export"], ["export", "onnx"]],
+)
 def test_every_command_has_help(command: list[str]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0
