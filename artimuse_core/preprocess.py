@@ -1,8 +1,8 @@
 """Pixels as the vision tower wants them (paper App. D.1: one fixed tile, not dynamic tiling).
 
 RGB, squash-resized to S×S with Pillow's bicubic (aspect not kept), ImageNet mean and std, fp32.
-Equal to the last bit to the reference's ``Resize → ToTensor → Normalize``: there are only 256 values
-a channel, so the arithmetic is done once per value, in the reference's order, and then looked up.
+Equal to the last bit to the reference's ``Resize → ToTensor → Normalize``: there are only 256
+values a channel, so the arithmetic is done once per value, in the reference's order, and looked up.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class ScoreTokens:
     paper: str
     """Where in the paper this strategy stands."""
     single_token: bool = True
-    """Whether each text is one vocabulary entry; else ``readout`` takes log-likelihoods of texts."""
+    """Whether each text is one vocabulary entry; else ``readout`` takes their log-likelihoods."""
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.values) or len(self.tokens) < 2:

@@ -1,0 +1,1 @@
+"""Procedural pictures that stand in for a folder of generations."""
