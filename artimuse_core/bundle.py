@@ -8,16 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .errors import ModelError, UsageError
-from .score_tokens import ScoreTokens, strategy
+from .preprocess import IMAGENET_MEAN, IMAGENET_STD
+from .score_tokens import ScoreTokens
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 """Version of the manifest; a bundle with a newer one is refused."""
+
+PREPROCESSING: Mapping[str, Any] = {
+    "colour": "RGB",
+    "fit": "squash",
+    "resample": "bicubic",
+    "mean": list(IMAGENET_MEAN),
+    "std": list(IMAGENET_STD),
+}
+"""What :mod:`.preprocess` does; a bundle that wants anything else is refused."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +45,12 @@ class Manifest:
     input_size: int
     """S, pixels."""
     score_tokens: str
-    """Name of the strategy whose tokens the columns are, see ``score_tokens.STRATEGIES``."""
+    """Name of the strategy, see ``score_tokens.STRATEGIES``."""
+    token_table: dict[str, float]
+    """Score of each token, in the order of the graph's columns."""
     precision: str
     """Of the computation: fp32, fp16, …"""
-    resample: str = "pil-bicubic-squash"
-    normalisation: str = "imagenet"
+    preprocessing: dict[str, Any] = field(default_factory=lambda: dict(PREPROCESSING))
     prompt_sha256: str = ""
     """Hash of the whole prompt text the graph holds as constants."""
     source_sha256: str = ""
@@ -55,7 +67,9 @@ class Manifest:
     format: int = FORMAT
 
     def tokens(self) -> ScoreTokens:
-        return strategy(self.score_tokens)
+        return ScoreTokens(
+            self.score_tokens, tuple(self.token_table), tuple(self.token_table.values())
+        )
 
 
 def is_bundle(directory: Path) -> bool:
@@ -79,6 +93,11 @@ def read(directory: Path) -> Manifest:
         manifest.tokens()
     except (TypeError, UsageError) as error:
         raise ModelError(f"{path} is no manifest of this version: {error}") from error
+    if manifest.preprocessing != PREPROCESSING:
+        raise ModelError(
+            f"{path} asks for preprocessing {manifest.preprocessing}, this version has "
+            f"{dict(PREPROCESSING)}; update artimuse"
+        )
     graph = directory / manifest.graph
     if not graph.is_file():
         raise ModelError(f"{graph} is missing; export or download the bundle again")

@@ -45,7 +45,7 @@ class ScoreTokens:
     """Token texts by ascending score; unique."""
     values: tuple[float, ...]
     """Score of each token, strictly ascending, within [0, 100]."""
-    paper: str
+    paper: str = ""
     """Where in the paper this strategy stands."""
     single_token: bool = True
     """Whether each text is one vocabulary entry; else ``readout`` takes their log-likelihoods."""

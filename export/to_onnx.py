@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ def _write_bundle(checkpoint_dir: Path, work: Path, name: str, card: str) -> Non
         graph_sha256=hashlib.sha256(data).hexdigest(),
         input_size=graph.input_size,
         score_tokens=ORDERED_100.name,
+        token_table=dict(zip(ORDERED_100.tokens, ORDERED_100.values, strict=True)),
         precision="fp32",
         prompt_sha256=hashlib.sha256(prompt.text(graph.image_tokens).encode()).hexdigest(),
         source_sha256=_weights_hash(checkpoint_dir),
@@ -82,11 +83,7 @@ def _write_bundle(checkpoint_dir: Path, work: Path, name: str, card: str) -> Non
         manifest.input_size,
     )
     verify.require(agreement)
-    bundle.write(work, replace_verification(manifest, asdict(agreement)))
-
-
-def replace_verification(manifest: bundle.Manifest, figures: dict[str, Any]) -> bundle.Manifest:
-    return bundle.Manifest(**{**asdict(manifest), "verification": figures})
+    bundle.write(work, replace(manifest, verification=asdict(agreement)))
 
 
 def trace(graph: torch.nn.Module, input_size: int) -> onnx.ModelProto:

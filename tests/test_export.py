@@ -8,6 +8,7 @@ from artimuse import Scorer
 from artimuse.artimuse_core import bundle
 from artimuse.artimuse_core.errors import ModelError, UsageError
 from artimuse.artimuse_core.preprocess import preprocess_batch
+from artimuse.artimuse_core.score_tokens import ORDERED_100
 from artimuse.export import to_onnx, verify
 
 
@@ -43,7 +44,8 @@ def agrees(onnx: Scorer, torch: Scorer, pictures) -> None:
 def test_manifest_says_where_it_comes_from(tiny_bundle) -> None:
     manifest = bundle.read(tiny_bundle)
     assert (manifest.name, manifest.input_size, manifest.precision) == ("tiny", 32, "fp32")
-    assert manifest.tokens().name == "ordered-100"
+    assert manifest.tokens().tokens == ORDERED_100.tokens
+    assert manifest.tokens().values == ORDERED_100.values
     assert manifest.verification["images"] >= 50
     assert manifest.verification["max_score_error"] < verify.SCORE_BOUND
     assert len(manifest.source_sha256) == len(manifest.prompt_sha256) == 64
@@ -88,7 +90,8 @@ def test_a_changed_graph_is_refused(broken) -> None:
     ("change", "reason"),
     [
         ({"format": 99}, "update artimuse"),
-        ({"score_tokens": "runes"}, "unknown score tokens"),
+        ({"token_table": {"aa": 0, "ab": 200}}, r"0\.\.100"),
+        ({"preprocessing": {"fit": "crop"}}, "asks for preprocessing"),
         ({"colour": "blue"}, "no manifest of this version"),
     ],
 )

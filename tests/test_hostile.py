@@ -1,0 +1,61 @@
+"""Every hostile file yields a score or one line, through the real command and the shipped model."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from .conftest import ROOT
+
+# The command line in a process of its own, which leaves its peak memory in bytes behind.
+COMMAND = """
+import resource, sys
+from pathlib import Path
+tests, peak_file = sys.argv[1:3]
+sys.path.insert(0, tests)
+import conftest
+from artimuse import cli
+try:
+    cli.main(sys.argv[3:])
+finally:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path(peak_file).write_text(str(peak if sys.platform == "darwin" else peak * 1024))
+"""
+
+
+def artimuse(peak_file: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", COMMAND, str(ROOT / "tests"), peak_file, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_hostile_folder_in_one_run(shared_data, tmp_path) -> None:
+    start = time.perf_counter()
+    result = artimuse(tmp_path / "peak", "score", shared_data / "hostile", "--json")
+    seconds = time.perf_counter() - start
+    assert result.returncode == 1
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(rows) == sum(f.suffix != ".csv" for f in (shared_data / "hostile").iterdir())
+    for row in rows:
+        assert (row["score"] is None) == (row["error"] is not None)
+        if row["error"]:
+            assert "\n" not in row["error"]
+            assert f"failed: {row['path']}: {row['error']}\n" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert seconds < 60
+    assert int((tmp_path / "peak").read_text()) < 1e9
+
+
+def test_a_file_at_the_pixel_limit_stays_under_a_gigabyte(tmp_path) -> None:
+    from PIL import Image
+
+    path = tmp_path / "large.png"
+    Image.new("RGBA", (12_000, 7_400), "teal").save(path, compress_level=1)
+    result = artimuse(tmp_path / "peak", "score", path, "--json")
+    assert result.returncode == 0, result.stderr
+    assert int((tmp_path / "peak").read_text()) < 1e9
