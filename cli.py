@@ -197,6 +197,66 @@ def curate(
 
 
 @main.command()
+@click.argument("images", nargs=-1, required=True, type=_existing_or_not, metavar="IMAGE|DIR...")
+@click.option("--attribute", "attributes", multiple=True, help="Only this one; may be repeated.")
+@click.option("--max-new-tokens", default=512, show_default=True, type=click.IntRange(1))
+@_model_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def critique(
+    images: Sequence[Path],
+    attributes: Sequence[str],
+    max_new_tokens: int,
+    model: str,
+    device: str,
+    dtype: str,
+    batch_size: int,
+    max_pixels: float,
+    as_json: bool,
+) -> None:
+    """Say why: a score and a text on each of eight attributes.
+
+    Needs a model that was trained to write, and the torch extra.
+    """
+    import json
+
+    from .artimuse_core import attributes as known
+    from .artimuse_core.errors import ImageError
+    from .artimuse_core.scorer import locate
+    from .curation.report import live_critique
+    from .curation.scan import scan
+
+    asked = [known.attribute(name) for name in attributes] or known.ATTRIBUTES
+    files, directory = scan(images), locate(model)
+    with _needs("torch"):
+        from .artimuse_core.critic import Critic
+    critic = Critic.load(directory, device, dtype, max_pixels=int(max_pixels * 1e6))
+    click.echo(f"model {critic.name} on {critic.runner.device}", err=True)
+    failed = 0
+    for file in files:
+        row: dict[str, Any] = {"path": str(file), "model": critic.name, "error": None}
+        try:
+            with live_critique(not as_json) as on_text:
+                answer = critic.critique(
+                    file, asked, max_new_tokens=max_new_tokens, on_text=on_text
+                )
+        except ImageError as error:
+            failed += 1
+            click.echo(f"failed: {file}: {error}", err=True)
+            row |= {"score": None, "std": None, "critique": {}, "error": str(error)}
+        else:
+            result = answer.result
+            row |= {"score": result.score, "std": result.std, "critique": answer.texts}
+            if not as_json:
+                click.echo(f"{result.score:6.2f} ± {result.std:5.2f}  {file}")
+                for name, text in answer.texts.items():
+                    click.echo(f"  {name}: {text}")
+        if as_json:
+            click.echo(json.dumps(row, ensure_ascii=False))
+    if failed:
+        sys.exit(FAILED)
+
+
+@main.command()
 @click.option(
     "--data", required=True, type=_existing_or_not, help="Ratings: image,score in .csv or .jsonl."
 )

@@ -18,10 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .decoder import DecoderShape, KeyValue, causal_mask, join, merge_heads, run_blocks, split_heads
 from .errors import ModelError
-
-KeyValue = tuple[Tensor, Tensor]
-"""Keys and values of one layer, each (B or 1, kv_heads, tokens, head_dim)."""
 
 
 class ScoringGraph(nn.Module):
@@ -62,10 +60,7 @@ class ScoringGraph(nn.Module):
         self.decoder = core.language_model
         self.lm_head = model.lm_head
         self.vision_heads: int = config.vision_config.num_attention_heads
-        text = config.text_config
-        self.heads: int = text.num_attention_heads
-        self.kv_heads: int = text.num_key_value_heads
-        self.head_dim: int = getattr(text, "head_dim", None) or text.hidden_size // self.heads
+        self.shape = DecoderShape.of(config.text_config)
         self.input_size: int = _side(config.vision_config.image_size)
         patches = self.input_size // _side(config.vision_config.patch_size)
         self.image_tokens = (patches // 2) ** 2
@@ -74,7 +69,7 @@ class ScoringGraph(nn.Module):
         self._constant("after_ids", torch.tensor(list(after_ids)))
         self._constant("score_ids", torch.tensor(list(score_token_ids)))
         total = len(before_ids) + self.image_tokens + len(after_ids)
-        cos, sin = _rope_table(total, self.head_dim, _rope_theta(text))
+        cos, sin = self.shape.rope(torch.arange(total))
         self._constant("rope_cos", cos)  # (tokens, head_dim) fp32
         self._constant("rope_sin", sin)
         self._frozen = False
@@ -83,7 +78,7 @@ class ScoringGraph(nn.Module):
     def freeze(self) -> ScoringGraph:
         """Precompute what does not depend on the image; for inference and export. Returns self."""
         self.eval().requires_grad_(False)
-        for layer, (keys, values) in enumerate(self._prefix()):
+        for layer, (keys, values) in enumerate(self.prefix()):
             self._constant(f"prefix_keys_{layer}", keys)
             self._constant(f"prefix_values_{layer}", values)
         self._constant("after_embeddings", self._after_embeddings())
@@ -98,19 +93,14 @@ class ScoringGraph(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, S, S) normalised pixels → (B, K) fp32 logits of the score tokens."""
         image = self.image_embeddings(pixel_values)
-        if self._frozen:
-            layers = range(len(self.decoder.layers))
-            prefix = [self._frozen_prefix(layer) for layer in layers]
-            after, head = self.after_embeddings, self.score_head
-        else:
-            prefix, after, head = self._prefix(), self._after_embeddings(), self._score_head()
+        after = self.after_embeddings if self._frozen else self._after_embeddings()
         hidden = torch.cat([image, after.expand(image.shape[0], -1, -1)], dim=1)
-        hidden = self._decode(hidden, prefix, last_only=True)
-        hidden = self.decoder.norm(hidden)[:, 0]  # (B, width)
-        return F.linear(hidden, head).float()
+        return self._score(self._decode(hidden, self.prefix(), last_only=True))
 
-    def _frozen_prefix(self, layer: int) -> KeyValue:
-        return getattr(self, f"prefix_keys_{layer}"), getattr(self, f"prefix_values_{layer}")
+    def _score(self, hidden: Tensor) -> Tensor:
+        """Last position of the last block (B, 1, width) → (B, K) fp32 logits."""
+        head = self.score_head if self._frozen else self._score_head()
+        return F.linear(self.decoder.norm(hidden)[:, 0], head).float()
 
     # --- vision ---------------------------------------------------------------------------------
 
@@ -128,10 +118,10 @@ class ScoringGraph(nn.Module):
     def _vision_attention(self, layer: Any, x: Tensor) -> Tensor:
         attention = layer.attention
         q, k, v = (
-            _split_heads(projection(x), self.vision_heads)
+            split_heads(projection(x), self.vision_heads)
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
-        return attention.projection_layer(_merge_heads(F.scaled_dot_product_attention(q, k, v)))
+        return attention.projection_layer(merge_heads(F.scaled_dot_product_attention(q, k, v)))
 
     def image_embeddings(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, S, S) → (B, image tokens, LLM width): pixel unshuffle ("v2"), then the MLP."""
@@ -143,14 +133,35 @@ class ScoringGraph(nn.Module):
 
     # --- language model -------------------------------------------------------------------------
 
-    def _prefix(self) -> list[KeyValue]:
+    def prefix(self) -> list[KeyValue]:
         """Keys and values of the text before the image, one pair a layer, batch 1."""
+        layers = range(len(self.decoder.layers))
+        if self._frozen:
+            return [
+                (getattr(self, f"prefix_keys_{i}"), getattr(self, f"prefix_values_{i}"))
+                for i in layers
+            ]
         collected: list[KeyValue] = []
-        empty = self.lm_head.weight.new_zeros(1, self.kv_heads, 0, self.head_dim)
-        nothing = [(empty, empty)] * len(self.decoder.layers)
+        empty = self.lm_head.weight.new_zeros(1, self.shape.kv_heads, 0, self.shape.head_dim)
         hidden = self.decoder.embed_tokens(self.before_ids)[None]
-        self._decode(hidden, nothing, collect=collected)
+        self._decode(hidden, [(empty, empty) for _ in layers], collect=collected)
         return collected
+
+    def prefill(self, pixel_values: Tensor) -> list[KeyValue]:
+        """Keys and values of the text before the image and of the image, (B, …, tokens, …).
+
+        What every question about the same image shares: score and critiques branch from here.
+        """
+        image, prefix = self.image_embeddings(pixel_values), self.prefix()
+        collected: list[KeyValue] = []
+        self._decode(image, prefix, last_only=True, collect=collected)
+        return [join(past, new) for past, new in zip(prefix, collected, strict=True)]
+
+    def score_from(self, prefilled: Sequence[KeyValue]) -> Tensor:
+        """(B, K) fp32 logits of the score tokens, from :meth:`prefill`'s cache."""
+        after = self.after_embeddings if self._frozen else self._after_embeddings()
+        hidden = after.expand(prefilled[0][0].shape[0], -1, -1)
+        return self._score(self._decode(hidden, prefilled, last_only=True))
 
     def _after_embeddings(self) -> Tensor:
         return self.decoder.embed_tokens(self.after_ids)[None]
@@ -166,73 +177,23 @@ class ScoringGraph(nn.Module):
         last_only: bool = False,
         collect: list[KeyValue] | None = None,
     ) -> Tensor:
-        """Run (B, T, width) through the decoder behind ``past``; positions follow it.
-
-        With ``last_only`` the last block computes its queries and MLP for the final position alone,
-        and the answer is (B, 1, width).
-        """
-        past_length, length = past[0][0].shape[2], hidden.shape[1]
-        stop = past_length + length
-        cos, sin = self.rope_cos[past_length:stop], self.rope_sin[past_length:stop]
-        # Explicit, because `is_causal` aligns upper-left and is wrong for fewer queries than keys.
-        positions = torch.arange(stop, device=hidden.device)
-        mask = positions[None, :] <= positions[past_length:, None]  # (T, past + T)
-        last = len(self.decoder.layers) - 1
-        for index, (layer, (past_keys, past_values)) in enumerate(
-            zip(self.decoder.layers, past, strict=True)
-        ):
-            normed = layer.input_layernorm(hidden)
-            attention = layer.self_attn
-            k = _rotate(_split_heads(attention.k_proj(normed), self.kv_heads), cos, sin)
-            v = _split_heads(attention.v_proj(normed), self.kv_heads)
-            if collect is not None:
-                collect.append((k, v))
-            if last_only and index == last:
-                hidden, normed = hidden[:, -1:], normed[:, -1:]
-                cos, sin, mask = cos[-1:], sin[-1:], mask[-1:]
-            q = _rotate(_split_heads(attention.q_proj(normed), self.heads), cos, sin)
-            k = self._all_heads(torch.cat([past_keys.expand(k.shape[0], -1, -1, -1), k], dim=2))
-            v = self._all_heads(torch.cat([past_values.expand(v.shape[0], -1, -1, -1), v], dim=2))
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-            hidden = hidden + attention.o_proj(_merge_heads(mixed))
-            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-        return hidden
-
-    def _all_heads(self, x: Tensor) -> Tensor:
-        """Repeat grouped key/value heads so that each query head has its own."""
-        return x.repeat_interleave(self.heads // self.kv_heads, dim=1)
-
-
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)  # (B, heads, T, head_dim)
-
-
-def _merge_heads(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)  # (B, T, width)
-
-
-def _rope_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
-    angles = torch.cat([angles, angles], dim=-1)  # (length, head_dim)
-    return angles.cos(), angles.sin()
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding, half-split layout."""
-    first, second = x.chunk(2, dim=-1)
-    rotated = torch.cat([-second, first], dim=-1)
-    return x * cos.to(x.dtype) + rotated * sin.to(x.dtype)
+        """:func:`run_blocks` for tokens that follow ``past`` without a gap."""
+        start, length = past[0][0].shape[2], hidden.shape[1]
+        rope = self.rope_cos[start : start + length], self.rope_sin[start : start + length]
+        return run_blocks(
+            self.decoder.layers,
+            self.shape,
+            hidden,
+            past,
+            rope,
+            causal_mask(start, length, hidden.device),
+            last_only=last_only,
+            collect=collect,
+        )
 
 
 def _side(size: int | Sequence[int]) -> int:
     return size if isinstance(size, int) else size[0]
-
-
-def _rope_theta(text_config: Any) -> float:
-    """Where the base frequency lives depends on the transformers version (5.x moved it)."""
-    parameters = getattr(text_config, "rope_parameters", None)
-    return float(parameters["rope_theta"] if parameters else text_config.rope_theta)
 
 
 def _refuse_unsupported(config: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,8 +16,10 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
+from ..artimuse_core.attributes import Attribute
 from .records import Record
 
 SHORT_RANKING = 60
@@ -40,6 +43,30 @@ def progress(total: int) -> Iterator[Callable[[Record], None]]:
     with bar:
         task = bar.add_task("", total=total)
         yield lambda record: bar.advance(task)
+
+
+@contextmanager
+def live_critique(show: bool) -> Iterator[Callable[[Attribute, str], None]]:
+    """The attributes' texts on stderr as they grow; gone at the end, when the result is printed.
+
+    All attributes are written at once, so they stand in one table instead of running together.
+    Nothing is shown where stderr is no terminal.
+    """
+    console = Console(stderr=True)
+    texts: dict[str, str] = {}
+    if not (show and console.is_terminal):
+        yield lambda attribute, text: None
+        return
+    with Live(console=console, transient=True, refresh_per_second=8) as live:
+
+        def on_text(attribute: Attribute, text: str) -> None:
+            texts[attribute.name] = texts.get(attribute.name, "") + text
+            table = Table.grid(padding=(0, 2))
+            for name, written in texts.items():
+                table.add_row(Text(name, style="bold"), Text(_printable(written)))
+            live.update(table)
+
+        yield on_text
 
 
 def print_table(records: Sequence[Record], *, selecting: bool) -> None:

@@ -159,12 +159,30 @@ def test_ratings_that_do_not_fit_are_refused(tmp_path, name: str, text: str, rea
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["score"], ["curate"], ["evaluate"], ["export"], ["export", "onnx"]],
+    [[], ["score"], ["critique"], ["curate"], ["evaluate"], ["export"], ["export", "onnx"]],
 )
 def test_every_command_has_help(command: list[str]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0
     assert "Usage:" in result.stdout
+
+
+def test_critique_json_goes_on_past_a_bad_image(folder, tiny_checkpoint) -> None:
+    (folder / "broken.png").write_bytes(b"x")
+    options = ["--attribute", "overall_gestalt", "--max-new-tokens", "3", "--json"]
+    files = [folder / "broken.png", folder / "image_0.png"]
+    result = run("critique", *files, "--model", tiny_checkpoint, *options)
+    assert result.exit_code == 1
+    bad, good = (json.loads(line) for line in result.stdout.splitlines())
+    assert (bad["score"], bad["critique"]) == (None, {})
+    assert list(good["critique"]) == ["Overall Gestalt"]
+    assert good["error"] is None
+
+
+def test_critique_of_an_unknown_attribute_lists_the_known(folder) -> None:
+    result = run("critique", folder, "--attribute", "beauty")
+    assert result.exit_code == 2
+    assert "overall_gestalt" in result.stderr
 
 
 def test_artimuse_curate_is_curate(folder, monkeypatch, capsys) -> None:
