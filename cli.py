@@ -7,6 +7,7 @@ usage. Commands import what they need when they run, so that ``--help`` is insta
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,9 @@ class _Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         # Pillow warns about oddities of single files; what matters of them is in the results.
         warnings.filterwarnings("ignore", module="PIL")
+        # Read when Pillow is first imported. Blocks this large go back to the system when freed;
+        # smaller ones pile up in each thread's heap, gigabytes of them where pictures are large.
+        os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")
         try:
             return super().invoke(ctx)
         except ArtiMuseError as error:

@@ -20,6 +20,14 @@ Rope = tuple[Tensor, Tensor]
 """cos and sin of the positions, fp32: (T, head_dim), or (B, 1, T, head_dim)."""
 
 
+TAIL = 16
+"""Positions that the last block carries to the end, of which the last is wanted.
+
+One would do, but matrix products of a single row take other kernels than those of many, and round
+differently: in bf16 an image scored alone then differs from the same image in a batch.
+"""
+
+
 @dataclass(frozen=True)
 class DecoderShape:
     """What the blocks' weights do not say themselves."""
@@ -78,8 +86,8 @@ def run_blocks(
 
     Args:
         mask: bool, (T, past + T) or (B, 1, T, past + T); True may be attended to.
-        last_only: the last block computes queries and MLP for the final position alone, and the
-            answer is (B, 1, width).
+        last_only: the last block computes queries and MLP for the final ``TAIL`` positions alone,
+            and the answer is (B, TAIL, width), or (B, T, width) where T is smaller.
         collect: receives the new tokens' keys and values, a pair a layer.
     """
     cos, sin = rope
@@ -93,8 +101,8 @@ def run_blocks(
         if collect is not None:
             collect.append((k, v))
         if last_only and index == final:
-            hidden, normed = hidden[:, -1:], normed[:, -1:]
-            cos, sin, mask = cos[..., -1:, :], sin[..., -1:, :], mask[..., -1:, :]
+            hidden, normed = hidden[:, -TAIL:], normed[:, -TAIL:]
+            cos, sin, mask = (part[..., -TAIL:, :] for part in (cos, sin, mask))
         q = _rotate(split_heads(attention.q_proj(normed), shape.heads), cos, sin)
         k, v = join((past_keys, past_values), (k, v))
         # Repeated, so that each query head has a key head of its own.

@@ -11,6 +11,9 @@ from __future__ import annotations
 import io
 import logging
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +28,10 @@ log = logging.getLogger(__name__)
 DEFAULT_MAX_PIXELS = 89_000_000
 """89 MP, e.g. 12,000 by 7,400, about 0.6 GB while decoding RGBA. Pillow itself warns from 89.5 MP
 and refuses from 179 MP (``Image.MAX_IMAGE_PIXELS``), whatever is allowed here."""
+
+_LARGE_PIXELS = 24_000_000
+_large = threading.Lock()
+_here = threading.local()
 
 # Formats a picture comes in. Pillow knows more, among them some that start other programs (EPS).
 FORMATS = (
@@ -89,10 +96,30 @@ def load_image(
         raise ImageError(f"broken or truncated image: {one_line(error)}") from error
     except MemoryError as error:
         raise ImageError("not enough memory to decode it") from error
-    except (
-        Exception
-    ) as error:  # decoders raise SyntaxError, struct.error, ValueError, … on bad data
+    except Exception as error:  # decoders raise SyntaxError, struct.error, … on bad data
         raise ImageError(f"broken image: {one_line(error)}") from error
+
+
+@contextmanager
+def one_large_at_a_time() -> Iterator[None]:
+    """Within it, an image over 24 MP that ``load_image`` decodes is the only such one in memory.
+
+    For threads that decode side by side: enter once an image, leave when its pixels are done with.
+    """
+    _here.waits, _here.holds = True, False
+    try:
+        yield
+    finally:
+        if _here.holds:
+            _large.release()
+        _here.waits = _here.holds = False
+
+
+def _wait_if_large(image: Image.Image) -> None:
+    waits = getattr(_here, "waits", False) and not _here.holds
+    if waits and image.width * image.height > _LARGE_PIXELS:
+        _large.acquire()
+        _here.holds = True
 
 
 def _decode(file: BinaryIO, max_pixels: int) -> Image.Image:
@@ -106,6 +133,7 @@ def _decode(file: BinaryIO, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ImageError(_why_unidentified(head)) from error
     _check_size(image, max_pixels)
+    _wait_if_large(image)
     image.load()
     return to_rgb(upright(image, in_place=True))
 

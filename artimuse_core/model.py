@@ -98,9 +98,9 @@ class ScoringGraph(nn.Module):
         return self._score(self._decode(hidden, self.prefix(), last_only=True))
 
     def _score(self, hidden: Tensor) -> Tensor:
-        """Last position of the last block (B, 1, width) → (B, K) fp32 logits."""
+        """The last block's final positions (B, TAIL, width) → (B, K) fp32 logits of the last."""
         head = self.score_head if self._frozen else self._score_head()
-        return F.linear(self.decoder.norm(hidden)[:, 0], head).float()
+        return F.linear(self.decoder.norm(hidden), head)[:, -1].float()
 
     # --- vision ---------------------------------------------------------------------------------
 

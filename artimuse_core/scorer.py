@@ -146,8 +146,9 @@ class Scorer:
         workers = workers or default_threads()
 
         def task(source: Source) -> tuple[Floats, Facts]:
-            image, facts = prepare(source)
-            return preprocess(image, self.input_size), facts
+            with images.one_large_at_a_time():
+                image, facts = prepare(source)
+                return preprocess(image, self.input_size), facts
 
         waiting: deque[tuple[Source, Future[tuple[Floats, Facts]]]] = deque()
         ahead = 2 * batch_size + workers

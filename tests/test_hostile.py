@@ -8,19 +8,27 @@ from pathlib import Path
 
 from .conftest import ROOT
 
-# The command line in a process of its own, which leaves its peak memory in bytes behind.
+# The command line in a process of its own, which leaves its peak memory in bytes behind. Not
+# ru_maxrss where it can be helped: on Linux a child inherits the peak of the test runner itself.
 COMMAND = """
 import resource, sys
 from pathlib import Path
 tests, peak_file = sys.argv[1:3]
-sys.path.insert(0, tests)
-import conftest
-from artimuse import cli
+try:
+    from artimuse import cli
+except ModuleNotFoundError:  # not installed: the tests know where it lies
+    sys.path.insert(0, tests)
+    import conftest
+    from artimuse import cli
 try:
     cli.main(sys.argv[3:])
 finally:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    Path(peak_file).write_text(str(peak if sys.platform == "darwin" else peak * 1024))
+    status = Path("/proc/self/status")
+    if status.exists():
+        peak = int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path(peak_file).write_text(str(peak))
 """
 
 
@@ -51,11 +59,13 @@ def test_hostile_folder_in_one_run(shared_data, tmp_path) -> None:
     assert int((tmp_path / "peak").read_text()) < 1e9
 
 
-def test_a_file_at_the_pixel_limit_stays_under_a_gigabyte(tmp_path) -> None:
+def test_files_at_the_pixel_limit_stay_under_a_gigabyte_together(tmp_path) -> None:
     from PIL import Image
 
-    path = tmp_path / "large.png"
-    Image.new("RGBA", (12_000, 7_400), "teal").save(path, compress_level=1)
-    result = artimuse(tmp_path / "peak", "score", path, "--json")
+    paths = [tmp_path / f"large{i}.png" for i in range(3)]
+    Image.new("RGBA", (12_000, 7_400), "teal").save(paths[0], compress_level=1)
+    for copy in paths[1:]:
+        copy.write_bytes(paths[0].read_bytes())
+    result = artimuse(tmp_path / "peak", "score", *paths, "--json")
     assert result.returncode == 0, result.stderr
     assert int((tmp_path / "peak").read_text()) < 1e9
