@@ -1,0 +1,1 @@
+"""Training: data sets, tokenizer, self-supervision and the score stage."""

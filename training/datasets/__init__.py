@@ -1,0 +1,1 @@
+"""Adapters: one file per data set, each turning its label file into records."""

@@ -1,0 +1,320 @@
+"""Train nano, the embedded model, from nothing: ``python -m artimuse.training.nano``.
+
+nano is InternVL at a few million parameters: the same vision tower, pixel unshuffle, projector,
+language model and Token As Score, sized so that one CPU core scores a hundred pictures a second.
+Output: a checkpoint directory in the official format, weights in fp16, with ``figures.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..artimuse_core import checkpoint
+from ..artimuse_core.model import ScoringGraph
+from ..artimuse_core.prompts import IMG_CONTEXT
+from ..artimuse_core.score_tokens import ORDERED_100
+from ..artimuse_core.torch_graph import build_graph, pick_device
+from .datasets import agiqa3k
+from .datasets.agiqa3k import Rating
+from .datasets.rendered import render
+from .metrics import agreement
+from .patch_filters import even_out, patch_filters
+from .score_batches import UNKNOWN, Pool
+from .score_stage import Normalise, ScoreRecipe, ScoreTrainer, add_drop_path, predict
+from .teacher import ConvTeacher
+from .tokenizer import build_tokenizer, corpus, save_tokenizer
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NanoShape:
+    """Sizes of the three parts; tokens = (input_size / patch_size)²."""
+
+    input_size: int = 224
+    """Side of the squashed picture, pixels."""
+    patch_size: int = 16
+    vision_width: int = 128
+    vision_layers: int = 4
+    vision_heads: int = 4
+    vision_mlp: int = 384
+    """Hidden units of the vision MLPs."""
+    llm_width: int = 128
+    llm_layers: int = 1
+    llm_heads: int = 4
+    llm_mlp: int = 384
+    score_question: str = "Rate the aesthetics score of the image in 0-100."
+    system_message: str = "You are ArtiMuse."
+
+    def __post_init__(self) -> None:
+        side, rest = divmod(self.input_size, self.patch_size)
+        if rest or side % 2:
+            raise ValueError(
+                f"input_size {self.input_size} must be an even multiple of patch_size "
+                f"{self.patch_size}: pixel unshuffle joins 2×2 patches"
+            )
+
+    def config(self, vocabulary: int) -> dict[str, Any]:
+        """``config.json`` in the official InternVLChat format."""
+        return {
+            "architectures": ["InternVLChatModel"],
+            "model_type": "internvl_chat",
+            "template": "internvl2_5",
+            "system_message": self.system_message,
+            "score_question": self.score_question,
+            "downsample_ratio": 0.5,
+            "force_image_size": self.input_size,
+            "dynamic_image_size": False,
+            "ps_version": "v2",
+            "select_layer": -1,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float16",
+            "vision_config": {
+                "architectures": ["InternVisionModel"],
+                "model_type": "intern_vit_6b",
+                "hidden_size": self.vision_width,
+                "num_hidden_layers": self.vision_layers,
+                "num_attention_heads": self.vision_heads,
+                "intermediate_size": self.vision_mlp,
+                "hidden_act": "gelu",
+                "norm_type": "layer_norm",
+                "layer_norm_eps": 1e-6,
+                "image_size": self.input_size,
+                "patch_size": self.patch_size,
+                "qkv_bias": True,
+                "qk_normalization": False,
+            },
+            "llm_config": {
+                "architectures": ["Qwen2ForCausalLM"],
+                "model_type": "qwen2",
+                "vocab_size": vocabulary,
+                "hidden_size": self.llm_width,
+                "intermediate_size": self.llm_mlp,
+                "num_hidden_layers": self.llm_layers,
+                "num_attention_heads": self.llm_heads,
+                "num_key_value_heads": max(1, self.llm_heads // 2),
+                "hidden_act": "silu",
+                "max_position_embeddings": 2048,
+                "rms_norm_eps": 1e-6,
+                "rope_theta": 1e6,
+                "tie_word_embeddings": False,
+            },
+        }
+
+
+@dataclass(frozen=True)
+class NanoConfig:
+    """All that decides the weights, with the data."""
+
+    shape: NanoShape = field(default_factory=NanoShape)
+    recipe: ScoreRecipe = field(default_factory=ScoreRecipe)
+    teacher: ScoreRecipe | None = field(
+        default_factory=lambda: ScoreRecipe(steps=600, learning_rate=2e-3, ema=0.99)
+    )
+    """How the convolutional teacher learns first; None for no teacher."""
+    rendered: int = 256
+    """Pictures drawn by code for the ranking against spoiled copies."""
+    split_seed: int = 0
+    held_out: tuple[str, ...] = ("test",)
+    """Parts of the split never trained on; choices are made with ``validation`` held out too."""
+
+
+def build(config: NanoConfig, directory: Path) -> ScoringGraph:
+    """Write tokenizer and ``config.json`` to ``directory``; return an untrained graph."""
+    shape = config.shape
+    save_tokenizer(build_tokenizer(corpus(shape.score_question, shape.system_message)), directory)
+    tokenizer = checkpoint.load_tokenizer(directory)
+    official = shape.config(vocabulary=len(tokenizer))
+    torch.manual_seed(config.recipe.seed)
+    image_token = tokenizer.convert_tokens_to_ids(IMG_CONTEXT)
+    model = checkpoint.build_model(official, image_token)
+    checkpoint.save_model(directory, model, official, torch.float16)
+    return build_graph(directory)[0].requires_grad_(True)
+
+
+@torch.no_grad()
+def initialise(graph: ScoringGraph, pool: Pool, seed: int) -> None:
+    """Start values that suit a small model: patch filters, wave positions, unit layer scale."""
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = graph.vision.embeddings
+    weight = embeddings.patch_embeddings.projection.weight  # (width, 3, p, p)
+    patch, size = weight.shape[-1], graph.input_size
+    rows = torch.randperm(len(pool.images), generator=generator)[:64]
+    pictures = torch.nn.functional.interpolate(
+        pool.images[rows.to(pool.images.device)].cpu().float() / 255,
+        size=(size, size), mode="bicubic", antialias=True,
+    )  # fmt: skip
+    patches = Normalise()(pictures).unfold(2, patch, patch).unfold(3, patch, patch)
+    patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)  # (n, 3, p, p)
+    weight.copy_(even_out(patch_filters(len(weight), patch, generator), patches))
+    embeddings.position_embeddings[0, 1:] = _wave_positions(size // patch, weight.shape[0])
+    for layer in graph.vision.encoder.layer:
+        layer.lambda_1.fill_(0.5)
+        layer.lambda_2.fill_(0.5)
+
+
+def _wave_positions(side: int, width: int) -> Tensor:
+    """(side², width) sines and cosines of row and column."""
+    frequencies = torch.logspace(0, -1.5, width // 4)
+    angles = torch.arange(side)[:, None] * frequencies * torch.pi / 2  # (side, width / 4)
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, width / 2)
+    rows = waves[:, None].expand(side, side, -1)
+    columns = waves[None].expand(side, side, -1)
+    return 0.3 * torch.cat([rows, columns], dim=-1).reshape(side * side, -1)
+
+
+def load_pool(ratings: Sequence[Rating], rendered: int, device: torch.device) -> Pool:
+    """Decode every picture once; rendered ones follow the rated ones."""
+    sources = {name: i for i, name in enumerate(sorted({_source(r) for r in ratings}))}
+    images = torch.stack([_decode(rating.image) for rating in ratings])
+    size = images.shape[-1]
+    nothing = [float("nan")] * rendered
+    return Pool(
+        images=torch.cat([images, render(rendered, size)]).to(device),
+        score=torch.tensor([r.score for r in ratings] + nothing, device=device),
+        std=torch.tensor([r.std for r in ratings] + nothing, device=device),
+        source=torch.tensor(
+            [sources[_source(r)] for r in ratings] + [UNKNOWN] * rendered, device=device
+        ),
+    )
+
+
+def _source(rating: Rating) -> str:
+    return f"{rating.generator}_{rating.variant}"
+
+
+def _decode(path: Path) -> Tensor:
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def squashed(images: Sequence[Path | Image.Image], size: int, batch: int = 32) -> Iterator[Tensor]:
+    """(b, 3, size, size) uint8 batches, resized as inference does."""
+    for start in range(0, len(images), batch):
+        pixels = []
+        for item in images[start : start + batch]:
+            image = Image.open(item) if isinstance(item, Path) else item
+            image = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+            pixels.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+        yield torch.stack(pixels)
+
+
+def save(directory: Path, graph: ScoringGraph) -> None:
+    """Write the graph's weights, rounded to fp16, into a directory made by :func:`build`."""
+    official = checkpoint.read_config(directory)
+    parts = {
+        "model.vision_tower.": graph.vision,
+        "model.multi_modal_projector.": graph.projector,
+        "model.language_model.": graph.decoder,
+        "lm_head.": graph.lm_head,
+    }
+    state = {
+        prefix + name: tensor.detach().cpu()
+        for prefix, module in parts.items()
+        for name, tensor in module.state_dict().items()
+    }
+    model = checkpoint.load_model(directory)
+    model.load_state_dict(state)
+    checkpoint.save_model(directory, model, official, torch.float16)
+
+
+def evaluate(directory: Path, ratings: Sequence[Rating], device: torch.device) -> dict[str, Any]:
+    """Agreement of the saved (rounded) weights with people on ``ratings``."""
+    graph = build_graph(directory)[0].freeze().to(device)
+    logits = predict(graph, squashed([r.image for r in ratings], graph.input_size), device)
+    readout = ORDERED_100.readout(logits.numpy())
+    human = np.array([r.score for r in ratings])
+    figures = agreement(
+        readout.score, human, [r.prompt for r in ratings], [r.generator for r in ratings]
+    ).as_dict()
+    error, larger = np.abs(readout.score - human), readout.std > np.median(readout.std)
+    figures["mean_error_smaller_std"] = float(error[~larger].mean())
+    figures["mean_error_larger_std"] = float(error[larger].mean())
+    return figures
+
+
+def train_teacher(
+    config: NanoConfig, pool: Pool, saved: Path | None = None, resume: bool = False
+) -> ConvTeacher:
+    """The teacher, trained and in eval mode."""
+    assert config.teacher is not None
+    torch.manual_seed(config.teacher.seed)
+    teacher = ConvTeacher(config.shape.input_size, len(ORDERED_100))
+    width = 2 * teacher.widths[-1]
+    trainer = ScoreTrainer(teacher, teacher.readout, width, pool, config.teacher)
+    trainer.run(saved, resume=resume)
+    trainer.finish()
+    return teacher.requires_grad_(False)
+
+
+def nano_trainer(
+    graph: ScoringGraph, pool: Pool, recipe: ScoreRecipe, teacher: ConvTeacher | None
+) -> ScoreTrainer:
+    """The score stage over a graph; the image tokens are what its projector reads."""
+    add_drop_path(graph, recipe.drop_path)
+    width = graph.projector.layer_norm.normalized_shape[0]
+    return ScoreTrainer(graph, graph.projector, width, pool, recipe, teacher)
+
+
+def train(
+    config: NanoConfig, data: Path, output: Path, device: torch.device, resume: bool = False
+) -> dict[str, Any]:
+    """Train, save and evaluate; returns what ``figures.json`` holds."""
+    parts = agiqa3k.split(agiqa3k.load(data), config.split_seed)
+    trained = [r for part, rs in parts.items() if part not in config.held_out for r in rs]
+    pool = load_pool(trained, config.rendered, device)
+    teacher = train_teacher(config, pool, output / "teacher.pt", resume) if config.teacher else None
+    graph = build(config, output)
+    initialise(graph, pool, config.recipe.seed)
+    trainer = nano_trainer(graph, pool, config.recipe, teacher)
+    trainer.run(output / "training.pt", resume=resume)
+    trainer.finish()
+    save(output, graph)
+    figures = {
+        "parameters": sum(weight.numel() for weight in graph.parameters()),
+        "data": "AGIQA-3K",
+        "split": {
+            part: {"images": len(rs), "prompts": len({r.prompt for r in rs}),
+                   "trained_on": part not in config.held_out}
+            for part, rs in parts.items()
+        },
+        "config": asdict(config),
+        "held_out": {part: evaluate(output, parts[part], device) for part in config.held_out},
+    }  # fmt: skip
+    text = json.dumps(figures, indent=1, ensure_ascii=False) + "\n"
+    (output / "figures.json").write_text(text, encoding="utf-8")
+    return figures
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: results on stdout, progress on stderr."""
+    parser = argparse.ArgumentParser(prog="artimuse.training.nano", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="AGIQA-3K: labels.csv, images/")
+    parser.add_argument("--output", type=Path, required=True, help="checkpoint directory to write")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
+    parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/training.pt")
+    parser.add_argument("--steps", type=int, help="fewer steps than the recipe's, for a trial")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    config = NanoConfig()
+    if options.steps:
+        config = replace(config, recipe=replace(config.recipe, steps=options.steps))
+    figures = train(
+        config, options.data, options.output, pick_device(options.device), options.resume
+    )
+    print(json.dumps(figures["held_out"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

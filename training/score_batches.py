@@ -1,0 +1,207 @@
+"""Batches of the score stage: rated pictures, spoiled copies of them, and worthless ones.
+
+Pictures stay on the device as one uint8 tensor; cropping, spoiling and resizing happen there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import augment
+
+CLEAN, WORTHLESS = 0, 1 + len(augment.DISTORTIONS)
+"""Classes of ``Batch.kind``; the distortions lie between."""
+KINDS = WORTHLESS + 1
+UNKNOWN = -1
+"""A class label that no loss looks at."""
+
+
+@dataclass
+class Pool:
+    """Everything to draw from, on one device."""
+
+    images: Tensor
+    """(N, 3, H, W) uint8, H and W multiples of 16."""
+    score: Tensor
+    """(N,) 0..100, NaN for pictures nobody rated."""
+    std: Tensor
+    """(N,) spread of the opinions, score points."""
+    source: Tensor
+    """(N,) which generator and variant made it; ``UNKNOWN`` for unrated pictures."""
+
+
+@dataclass
+class Batch:
+    """Inputs and targets; the first ``Pair`` rows of what is spoiled are named by index."""
+
+    pixels: Tensor
+    """(B, 3, S, S) in 0..1."""
+    target: Tensor
+    """(B, K) distribution over the score tokens; zeros where there is no rating."""
+    score: Tensor
+    """(B,) mean of that distribution, NaN where there is no rating."""
+    source: Tensor
+    """(B,) class of the generator, ``UNKNOWN`` where mixed or not generated."""
+    kind: Tensor
+    """(B,) class of the distortion."""
+    original: Tensor
+    """(P,) rows of the originals …"""
+    spoiled: Tensor
+    """(P,) … and of their spoiled copies."""
+    margin: Tensor
+    """(P,) how many points the copy should lie below, at least."""
+
+
+@dataclass(frozen=True)
+class BatchRecipe:
+    """What a batch is made of."""
+
+    rated: int = 80
+    """Rated pictures."""
+    spoiled: float = 0.25
+    """Share of the rated pictures that also come as a spoiled copy."""
+    unrated: int = 4
+    """Unrated pictures, each with a spoiled copy."""
+    worthless: int = 3
+    groups: int = 4
+    """Pictures of one group share the size of their crop and the kind of distortion."""
+    min_crop: float = 0.75
+    """Least side of a crop, as a share of the picture's."""
+    jitter: float = 0.06
+    """Greatest relative change of brightness, contrast and saturation."""
+    mix: float = 0.5
+    """Probability that the unpaired pictures of a group are mixed two by two (CutMix, mixup)."""
+
+
+def soft_target(score: Tensor, std: Tensor, values: Tensor) -> Tensor:
+    """(B,) scores and spreads → (B, K) normal distributions over the score tokens' values."""
+    z = (values[None] - score[:, None]) / std[:, None].clamp_min(2.0)
+    return torch.softmax(-0.5 * z**2, dim=1)
+
+
+def draw_batch(pool: Pool, recipe: BatchRecipe, size: int, values: Tensor) -> Batch:
+    """Draw a batch with torch's global random generator; ``size`` is the model's input side."""
+    device = pool.images.device
+    rated = torch.nonzero(~pool.score.isnan())[:, 0]
+    unrated = torch.nonzero(pool.score.isnan())[:, 0]
+    rated = rated[torch.randperm(len(rated))[: recipe.rated].to(device)]
+    unrated = unrated[torch.randperm(len(unrated))[: recipe.unrated].to(device)]
+    parts: list[Batch] = []
+    kinds = torch.randperm(len(augment.DISTORTIONS)).tolist()
+    for i, (a, b) in enumerate(
+        zip(rated.chunk(recipe.groups), _chunks(unrated, recipe.groups), strict=True)
+    ):
+        parts.append(_group(pool, recipe, size, values, a, b, kinds[i % len(kinds)]))
+    if recipe.worthless:
+        parts.append(_worthless(recipe.worthless, size, values, device))
+    return _concatenate(parts)
+
+
+def _group(
+    pool: Pool, recipe: BatchRecipe, size: int, values: Tensor, rated: Tensor, unrated: Tensor,
+    kind: int,
+) -> Batch:  # fmt: skip
+    paired = round(len(rated) * recipe.spoiled)
+    rows = torch.cat([unrated, rated])  # the first `pairs` rows also come spoiled
+    pairs = len(unrated) + paired
+    full = _crop(pool.images, rows, recipe.min_crop)
+    clean = augment.jitter(augment.flip_some(augment.resize(full, size)), recipe.jitter)
+    severity = 0.1 + 0.9 * torch.rand(pairs, device=clean.device)
+    distort = list(augment.DISTORTIONS.values())[kind]
+    if float(torch.rand(())) < 0.7:
+        spoiled = augment.flip_some(augment.resize(distort(full[:pairs], severity), size))
+    else:  # faults as fine as the model's own pixels, as a small picture would show them
+        spoiled = distort(clean[:pairs], severity)
+    score, std = pool.score[rows], pool.std[rows]
+    target = soft_target(score, std, values).nan_to_num(0.0)
+    low_score = score[:pairs] * (1 - 0.85 * severity)
+    low = soft_target(low_score, std[:pairs] * (1 - 0.5 * severity), values).nan_to_num(0.0)
+    source = pool.source[rows].clone()
+    if float(torch.rand(())) < recipe.mix:
+        _mix(clean, target, score, source, start=pairs)
+    index = torch.arange(pairs, device=clean.device)
+    kinds = torch.full((len(rows) + pairs,), CLEAN, device=clean.device)
+    kinds[len(rows) :] = 1 + kind
+    return Batch(
+        pixels=torch.cat([clean, spoiled]),
+        target=torch.cat([target, low]),
+        score=torch.cat([score, low_score]),
+        source=torch.cat([source, torch.full_like(source[:pairs], UNKNOWN)]),
+        kind=kinds,
+        original=index,
+        spoiled=len(rows) + index,
+        margin=4 + 12 * severity,
+    )
+
+
+def _crop(images: Tensor, rows: Tensor, min_crop: float) -> Tensor:
+    """Crops of one common size at random places → (b, 3, h, w) float in 0..1."""
+    height, width = images.shape[-2:]
+    h, w = (_side(full, min_crop) for full in (height, width))
+    tops = torch.randint(0, height - h + 1, (len(rows),)).tolist()
+    lefts = torch.randint(0, width - w + 1, (len(rows),)).tolist()
+    places = zip(rows.tolist(), tops, lefts, strict=True)
+    return torch.stack([images[i, :, t : t + h, x : x + w] for i, t, x in places]).float() / 255
+
+
+def _side(full: int, min_crop: float) -> int:
+    """A whole picture one time in three: that is what inference sees."""
+    if float(torch.rand(())) < 1 / 3:
+        return full
+    blocks = int(torch.randint(round(full * min_crop / 16), full // 16 + 1, ()))
+    return 16 * blocks
+
+
+def _mix(pixels: Tensor, target: Tensor, score: Tensor, source: Tensor, start: int) -> None:
+    """Mix the rows from ``start`` on with each other, in place."""
+    count, side = len(pixels) - start, pixels.shape[-1]
+    if count < 2:
+        return
+    partner = start + torch.randperm(count).to(pixels.device)
+    other = pixels[partner]
+    if float(torch.rand(())) < 0.5:  # CutMix: a rectangle of the other picture
+        h, w = (int(side * (0.3 + 0.6 * float(torch.rand(())))) for _ in range(2))
+        top, left = int(torch.randint(0, side - h + 1, ())), int(torch.randint(0, side - w + 1, ()))
+        pixels[start:, :, top : top + h, left : left + w] = other[
+            :, :, top : top + h, left : left + w
+        ]
+        share = h * w / side**2
+    else:  # mixup, kept mild: a double exposure is itself a fault
+        share = 0.25 * float(torch.rand(()))
+        pixels[start:] = pixels[start:] * (1 - share) + other * share
+    target[start:] = target[start:] * (1 - share) + target[partner] * share
+    score[start:] = score[start:] * (1 - share) + score[partner] * share
+    source[start:] = UNKNOWN
+
+
+def _worthless(count: int, size: int, values: Tensor, device: torch.device) -> Batch:
+    score = torch.zeros(count, device=device)
+    none = torch.zeros(0, dtype=torch.long, device=device)
+    unknown = torch.full((count,), UNKNOWN, device=device)
+    return Batch(
+        pixels=augment.worthless(count, size, device),
+        target=soft_target(score, score + 2, values),
+        score=score,
+        source=unknown,
+        kind=torch.full_like(unknown, WORTHLESS),
+        original=none,
+        spoiled=none,
+        margin=score[:0],
+    )
+
+
+def _concatenate(parts: list[Batch]) -> Batch:
+    offset = 0
+    for part in parts:
+        part.original, part.spoiled = part.original + offset, part.spoiled + offset
+        offset += len(part.pixels)
+    names = Batch.__dataclass_fields__
+    return Batch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+def _chunks(rows: Tensor, count: int) -> list[Tensor]:
+    """Exactly ``count`` pieces, some of them empty if need be."""
+    return [rows[i::count] for i in range(count)]

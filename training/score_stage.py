@@ -1,0 +1,299 @@
+"""The score stage (paper Sec. 4.3): Token As Score learnt from ratings and from spoiled copies.
+
+Five terms: cross-entropy between the softmax over the score tokens and the distribution of human
+opinions; the expectation's squared error and correlation, overall and inside each generator; a
+margin by which a picture must outrank its own spoiled copy; and, through heads that are thrown away
+afterwards, telling generators and distortions apart from the image tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..artimuse_core.model import ScoringGraph
+from ..artimuse_core.score_tokens import ORDERED_100
+from .score_batches import KINDS, UNKNOWN, Batch, BatchRecipe, Pool, draw_batch
+from .teacher import ConvTeacher
+
+_log = logging.getLogger(__name__)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ScoreRecipe:
+    """How long, how fast and with which weights to learn."""
+
+    steps: int = 1200
+    learning_rate: float = 1e-3
+    """Peak; linear warm-up, then a cosine to a hundredth."""
+    warmup: float = 0.06
+    """Share of the steps."""
+    weight_decay: float = 0.1
+    """On matrices and convolutions only."""
+    ema: float = 0.995
+    """Decay of the weights' moving average, which is what is kept."""
+    drop_path: float = 0.1
+    """Probability of skipping a vision branch, rising linearly to this at the last layer."""
+    expectation: float = 2.0
+    """Weight of the squared error of the score, in units of (25 points)²."""
+    correlation: float = 0.5
+    within: float = 0.25
+    """Weight of the correlation inside each generator."""
+    rank: float = 0.5
+    auxiliary: float = 0.2
+    teacher: float = 0.5
+    """Share of the teacher's opinion in the target distribution, where there is a teacher."""
+    maps: float = 1.0
+    """Weight of the squared error towards the teacher's maps, a unit being their variance."""
+    seed: int = 0
+    batch: BatchRecipe = field(default_factory=BatchRecipe)
+
+
+class AuxiliaryHeads(nn.Module):
+    """Which generator, which distortion, what does the teacher see? Thrown away after training."""
+
+    def __init__(self, width: int, sources: int, map_width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.source = nn.Linear(width, sources)
+        self.kind = nn.Linear(width, KINDS)
+        self.maps = nn.Linear(width, map_width) if map_width else None
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(B, places, width) → logits (B, sources), (B, KINDS); maps (B, places, map_width)."""
+        tokens = tokens.float()
+        pooled = self.norm(tokens.mean(dim=1))
+        return self.source(pooled), self.kind(pooled), self.maps and self.maps(self.norm(tokens))
+
+
+class ScoreTrainer:
+    """One run of the score stage: model, moving average, optimizer and the step they are at.
+
+    Args:
+        model: (B, 3, S, S) pixel_values → (B, K) fp32 score logits, with an ``input_size``.
+        reader: the part of ``model`` whose input is (B, places, width) image tokens; the auxiliary
+            heads and the teacher's maps see the same tokens.
+        width: of those tokens.
+        pool: what to learn from; its device is where training runs.
+        teacher: a trained teacher, for its scores and maps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        reader: nn.Module,
+        width: int,
+        pool: Pool,
+        recipe: ScoreRecipe,
+        teacher: ConvTeacher | None = None,
+    ) -> None:
+        self.recipe, self.pool, self.step, self.teacher = recipe, pool, 0, teacher
+        self.device = pool.images.device
+        self.model: Any = model.to(self.device)
+        torch.manual_seed(recipe.seed)
+        self.heads = AuxiliaryHeads(
+            width,
+            sources=int(pool.source.max()) + 1,
+            map_width=teacher.map_width if teacher else 0,
+        ).to(self.device)
+        self.values = torch.tensor(ORDERED_100.values, device=self.device)
+        self.normalise = Normalise().to(self.device)
+        self._tokens: list[Tensor] = []
+        reader.register_forward_pre_hook(lambda _, inputs: self._tokens.append(inputs[0]))
+        self.weights = [p for p in self.model.parameters() if p.requires_grad]
+        # Running statistics of normalisation layers are averaged like weights.
+        self.averaged = self.weights + [b for b in model.buffers() if b.is_floating_point()]
+        self.average = [tensor.detach().clone() for tensor in self.averaged]
+        trained = self.weights + list(self.heads.parameters())
+        matrices = [p for p in trained if p.ndim > 1 and min(p.shape[:2]) > 1]
+        vectors = [p for p in trained if p.ndim < 2 or min(p.shape[:2]) == 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=recipe.weight_decay,
+            fused=self.device.type == "cuda",
+        )
+
+    def run(self, checkpoint: Path | None = None, every: int = 200, resume: bool = False) -> None:
+        """Train to the last step; ``checkpoint`` is written every ``every`` steps."""
+        if resume and checkpoint and checkpoint.exists():
+            self.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+            _log.info("resumed at step %d", self.step)
+        started, first = time.monotonic(), self.step
+        while self.step < self.recipe.steps:
+            losses = self.train_step()
+            if self.step % every == 0 or self.step == self.recipe.steps:
+                rate = (time.monotonic() - started) / (self.step - first)
+                terms = " ".join(f"{name} {float(value):.3f}" for name, value in losses.items())
+                _log.info("step %d, %.2f s a step: %s", self.step, rate, terms)
+                if checkpoint:
+                    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+                    partial = checkpoint.with_suffix(".partial")
+                    torch.save(self.state_dict(), partial)
+                    partial.replace(checkpoint)
+
+    def train_step(self) -> dict[str, Tensor]:
+        """One optimizer step. The seed depends on the step alone, so a resumed run repeats it."""
+        recipe = self.recipe
+        torch.manual_seed(recipe.seed * 1_000_003 + self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, recipe)
+        self.model.train()
+        with torch.no_grad():
+            batch = draw_batch(self.pool, recipe.batch, self.model.input_size, self.values)
+            pixel_values = self.normalise(batch.pixels)
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
+            self._tokens.clear()
+            logits = self.model(pixel_values)
+            tokens = self._tokens.pop()
+            taught = self.teacher and self.teacher.teach(pixel_values, math.isqrt(tokens.shape[1]))
+        losses = score_losses(logits, batch, self.values)
+        sources, kinds, maps = self.heads(tokens)
+        losses["auxiliary"] = _class_loss(sources, batch.source) + _class_loss(kinds, batch.kind)
+        if taught:
+            opinion, wanted = taught
+            divergence = F.kl_div(
+                F.log_softmax(logits, 1), F.log_softmax(opinion, 1),
+                log_target=True, reduction="batchmean",
+            )  # fmt: skip
+            losses["tokens"] = (1 - recipe.teacher) * losses["tokens"] + recipe.teacher * divergence
+            losses["maps"] = F.mse_loss(maps, wanted)
+        total = losses["tokens"] + sum(
+            getattr(recipe, name) * value for name, value in losses.items() if name != "tokens"
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(recipe.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.average, [t.detach() for t in self.averaged], 1 - decay)
+        return {name: value.detach() for name, value in losses.items()} | {"total": total.detach()}
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Put the moving average into the model and leave it in eval mode."""
+        for tensor, average in zip(self.averaged, self.average, strict=True):
+            tensor.copy_(average)
+        self.model.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "weights": self.averaged,
+            "average": self.average,
+            "heads": self.heads.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        for mine, saved in ((self.averaged, state["weights"]), (self.average, state["average"])):
+            for tensor, value in zip(mine, saved, strict=True):
+                tensor.copy_(value)
+        self.heads.load_state_dict(state["heads"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class Normalise(nn.Module):
+    """(B, 3, S, S) in 0..1 → the model's pixel_values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None])
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None])
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        normalised: Tensor = (pixels - self.mean) / self.std
+        return normalised
+
+
+def add_drop_path(graph: ScoringGraph, rate: float) -> None:
+    """Stochastic depth on the vision branches, by hooks that do nothing in eval mode."""
+    layers = graph.vision.encoder.layer
+    for index, layer in enumerate(layers):
+        hook = _drop_path(rate * index / max(len(layers) - 1, 1))
+        layer.attention.projection_layer.register_forward_hook(hook)
+        layer.mlp.register_forward_hook(hook)
+
+
+def _drop_path(rate: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    def hook(module: nn.Module, _inputs: Any, branch: Tensor) -> Tensor:
+        if not module.training or rate == 0:
+            return branch
+        keep = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= rate
+        return branch * keep.to(branch.dtype) / (1 - rate)
+
+    return hook
+
+
+def learning_rate(step: int, recipe: ScoreRecipe) -> float:
+    warmup = max(1, round(recipe.warmup * recipe.steps))
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, recipe.steps - warmup)
+    return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def score_losses(logits: Tensor, batch: Batch, values: Tensor) -> dict[str, Tensor]:
+    """Unweighted terms from (B, K) fp32 logits; rows without a rating count in ``rank`` alone."""
+    rated = ~batch.score.isnan()
+    expected = torch.softmax(logits, dim=1) @ values  # (B,) score points
+    cross_entropy = -(batch.target * F.log_softmax(logits, dim=1)).sum(1)
+    predicted, human = expected[rated], batch.score[rated]
+    original, spoiled = expected[batch.original], expected[batch.spoiled]
+    # A poor picture has little room below it.
+    margin = torch.minimum(batch.margin, 0.8 * original.detach())
+    return {
+        "tokens": cross_entropy[rated].mean(),
+        "expectation": ((predicted - human) / 25).square().mean(),
+        "correlation": 1 - _correlation(predicted, human),
+        "within": _within(expected, batch),
+        "rank": F.relu(margin - (original - spoiled)).mean() / 10
+        if len(margin)
+        else expected.new_zeros(()),
+    }
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    return F.cosine_similarity(a - a.mean(), b - b.mean(), dim=0, eps=1e-6)
+
+
+def _within(expected: Tensor, batch: Batch) -> Tensor:
+    """1 - correlation of what is left when each generator's mean is taken out."""
+    known = batch.source != UNKNOWN
+    if int(known.sum()) < 2:
+        return expected.new_zeros(())
+    member = F.one_hot(batch.source[known]).to(expected.dtype)  # (n, sources)
+    count = member.sum(0).clamp_min(1)
+    a, b = expected[known], batch.score[known]
+    a, b = (x - member @ ((member.T @ x) / count) for x in (a, b))
+    return 1 - F.cosine_similarity(a, b, dim=0, eps=1e-6)
+
+
+def _class_loss(logits: Tensor, label: Tensor) -> Tensor:
+    if bool((label == UNKNOWN).all()):
+        return logits.new_zeros(())
+    return F.cross_entropy(logits, label, ignore_index=UNKNOWN, label_smoothing=0.1)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, pixels: Iterator[Tensor], device: torch.device) -> Tensor:
+    """Batches of (b, 3, S, S) uint8 → (n, K) fp32 logits on the CPU, computed in fp32."""
+    normalise = Normalise().to(device)
+    logits = [model(normalise(batch.to(device).float() / 255)).cpu() for batch in pixels]
+    return torch.cat(logits)
