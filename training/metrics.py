@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import stats
 
 Array = npt.NDArray[np.float64]
-Metric = Callable[[Array, Array], float]
+Metric = Callable[..., float]
 
 
 def srcc(predicted: npt.ArrayLike, human: npt.ArrayLike) -> float:
@@ -30,24 +30,27 @@ def bootstrap_interval(
     human: npt.ArrayLike,
     groups: Sequence[str],
     *,
+    along: Sequence[str] | None = None,
     samples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
     """95% percentile interval of ``metric``.
 
     Whole ``groups`` (prompts) are drawn with replacement: images of one prompt are not independent,
-    and drawing them singly would make the interval too narrow.
+    and drawing them singly would make the interval too narrow. ``along``, an entry an image, is
+    drawn with the rest and handed to ``metric`` as its third argument.
     """
     a, b = np.asarray(predicted, np.float64), np.asarray(human, np.float64)
     names = np.asarray(groups)
+    third = () if along is None else (np.asarray(along),)
     members = [np.flatnonzero(names == name) for name in sorted(set(groups))]
     rng = np.random.default_rng(seed)
-    values = []
+    drawn_values = []
     for _ in range(samples):
         drawn = rng.integers(len(members), size=len(members))
         rows = np.concatenate([members[i] for i in drawn])
-        values.append(metric(a[rows], b[rows]))
-    low, high = np.nanquantile(values, [0.025, 0.975])
+        drawn_values.append(metric(a[rows], b[rows], *(values[rows] for values in third)))
+    low, high = np.nanquantile(drawn_values, [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -69,6 +72,7 @@ class Agreement:
     plcc_interval: tuple[float, float]
     srcc_within_generator: float
     """Mean over generators of the SRCC inside one."""
+    srcc_within_generator_interval: tuple[float, float]
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -88,4 +92,7 @@ def agreement(
         plcc=plcc(predicted, human),
         plcc_interval=bootstrap_interval(plcc, predicted, human, prompts),
         srcc_within_generator=within(predicted, human, generators),
+        srcc_within_generator_interval=bootstrap_interval(
+            within, predicted, human, prompts, along=generators, samples=300
+        ),
     )

@@ -73,6 +73,7 @@ class NanoShape:
             "template": "internvl2_5",
             "system_message": self.system_message,
             "score_question": self.score_question,
+            "critiques": False,  # until it has a text stage
             "downsample_ratio": 0.5,
             "force_image_size": self.input_size,
             "dynamic_image_size": False,
@@ -270,7 +271,7 @@ def nano_trainer(
 def train(
     config: NanoConfig, data: Path, output: Path, device: torch.device, resume: bool = False
 ) -> dict[str, Any]:
-    """Train, save and evaluate; returns what ``figures.json`` holds."""
+    """Train, save and evaluate; returns what ``figures.json`` holds for the exporter."""
     parts = agiqa3k.split(agiqa3k.load(data), config.split_seed)
     trained = [r for part, rs in parts.items() if part not in config.held_out for r in rs]
     pool = load_pool(trained, config.rendered, device)
@@ -281,20 +282,29 @@ def train(
     trainer.run(output / "training.pt", resume=resume)
     trainer.finish()
     save(output, graph)
-    figures = {
-        "parameters": sum(weight.numel() for weight in graph.parameters()),
-        "data": "AGIQA-3K",
-        "split": {
-            part: {"images": len(rs), "prompts": len({r.prompt for r in rs}),
-                   "trained_on": part not in config.held_out}
-            for part, rs in parts.items()
-        },
-        "config": asdict(config),
-        "held_out": {part: evaluate(output, parts[part], device) for part in config.held_out},
-    }  # fmt: skip
-    text = json.dumps(figures, indent=1, ensure_ascii=False) + "\n"
+    facts = _facts(config, parts, sum(weight.numel() for weight in graph.parameters()))
+    facts["figures"] = {part: evaluate(output, parts[part], device) for part in config.held_out}
+    text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
     (output / "figures.json").write_text(text, encoding="utf-8")
-    return figures
+    return facts
+
+
+def _facts(config: NanoConfig, parts: dict[str, list[Rating]], parameters: int) -> dict[str, Any]:
+    """What the bundle's manifest will say of the weights."""
+    trained = sum(len(rs) for part, rs in parts.items() if part not in config.held_out)
+    return {
+        "card": f"nano, {parameters / 1e6:.1f} million parameters trained from scratch on "
+        f"{trained} rated AI-generated images; a draft judge",
+        "licence": "Apache-2.0",
+        "data": "AGIQA-3K (MIT), prompts cut by hash into "
+        + ", ".join(
+            f"{part} {len(rs)} images of {len({r.prompt for r in rs})} prompts"
+            + (" (held out)" if part in config.held_out else "")
+            for part, rs in parts.items()
+        )
+        + f"; {config.rendered} pictures drawn by code, unrated",
+        "recipe": asdict(config),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -310,10 +320,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = NanoConfig()
     if options.steps:
         config = replace(config, recipe=replace(config.recipe, steps=options.steps))
-    figures = train(
-        config, options.data, options.output, pick_device(options.device), options.resume
-    )
-    print(json.dumps(figures["held_out"], indent=1))
+    facts = train(config, options.data, options.output, pick_device(options.device), options.resume)
+    print(json.dumps(facts["figures"], indent=1))
 
 
 if __name__ == "__main__":

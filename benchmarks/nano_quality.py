@@ -1,0 +1,123 @@
+"""How far to trust the embedded model: agreement with people, and its behaviour on spoiled images.
+
+All on prompts it was never trained on, through the shipped bundle and the decoder that users run.
+
+    python benchmarks/nano_quality.py --data AGIQA-3K-FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from artimuse import Scorer
+from artimuse.artimuse_core.images import load_image
+from artimuse.training.datasets import agiqa3k
+from artimuse.training.metrics import agreement
+
+import machine
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "examples"))
+from rendering import spoil
+
+FAULTS = {
+    "heavy blur (σ 1/60 of the height)": spoil.blur(1 / 60),
+    "heavy noise (σ 0.25)": spoil.noise(0.25),
+    "JPEG quality 5": spoil.jpeg(5),
+    "-2 EV": spoil.expose(-2),
+    "+2 EV": spoil.expose(2),
+    "90% grey veil": spoil.veil(0.9),
+}
+QUARTERS = 4
+
+
+def scores(scorer: Scorer, images: list[Image.Image]) -> np.ndarray:
+    return np.array([result.score for result in scorer.score(images)])
+
+
+def changed(
+    scorer: Scorer, files: list[Path], change: Callable[[Image.Image], Image.Image]
+) -> np.ndarray:
+    """Scores of changed images, a few in memory at a time."""
+    chunks = [files[start : start + 32] for start in range(0, len(files), 32)]
+    return np.concatenate([scores(scorer, [change(load_image(f)) for f in c]) for c in chunks])
+
+
+def worthless() -> dict[str, Image.Image]:
+    random = np.random.default_rng(0)
+    pure = {
+        f"noise {side}": Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        for side in (64, 224, 512, 1024)
+    }
+    colours = ("black", "white", "grey", "red", "teal", "khaki", "navy", "pink")
+    flat = {colour: Image.new("RGB", (512, 512), colour) for colour in colours}
+    return (
+        pure | flat | {f"1×1 {c}": Image.new("RGB", (1, 1), c) for c in ("black", "white", "teal")}
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="AGIQA-3K: labels.csv, images/")
+    options = parser.parse_args()
+    ratings = agiqa3k.load(options.data)
+    held_out = agiqa3k.split(ratings)["test"]
+    files = [rating.image for rating in held_out]
+    scorer = Scorer.load()
+    print(f"{machine.describe()}; {scorer.card}\n")
+
+    results = scorer.score(files)
+    predicted = np.array([result.score for result in results])
+    spread = np.array([result.std for result in results])
+    human = np.array([rating.score for rating in held_out])
+    prompts = [rating.prompt for rating in held_out]
+    figures = agreement(predicted, human, prompts, [rating.generator for rating in held_out])
+    print(f"{figures.n} images of {len(set(prompts))} prompts never trained on:\n")
+    print("| | measured | 95% interval |")
+    print("|---|---|---|")
+    print(f"| SRCC | {figures.srcc:.3f} | {_interval(figures.srcc_interval)} |")
+    print(f"| PLCC | {figures.plcc:.3f} | {_interval(figures.plcc_interval)} |")
+    print(
+        f"| SRCC within a generator, mean | {figures.srcc_within_generator:.3f} "
+        f"| {_interval(figures.srcc_within_generator_interval)} |"
+    )
+    print(f"| mean error, points | {np.abs(predicted - human).mean():.1f} | |")
+
+    print("\n| reported spread, quarter | spread | mean error, points |")
+    print("|---|---|---|")
+    for part in np.array_split(np.argsort(spread), QUARTERS):
+        error = np.abs(predicted - human)[part].mean()
+        print(f"| {spread[part].min():.1f} to {spread[part].max():.1f} "
+              f"| {spread[part].mean():.1f} | {error:.1f} |")  # fmt: skip
+
+    print("\n| spoiled by | scored lower than the original | mean drop, points |")
+    print("|---|---|---|")
+    random = np.random.default_rng(0)
+    for name, fault in FAULTS.items():
+        drop = predicted - changed(scorer, files, lambda image, f=fault: f(image, random))
+        print(f"| {name} | {np.mean(drop > 0):.1%} | {drop.mean():.1f} |")
+    mirrored = changed(scorer, files, lambda i: i.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    print(f"\nmirrored left to right: {np.abs(mirrored - predicted).mean():.2f} points on average")
+
+    lowest = np.quantile([rating.score for rating in ratings], 0.1)
+    pictures = worthless()
+    poor = scores(scorer, list(pictures.values()))
+    above = [name for name, score in zip(pictures, poor, strict=True) if score > lowest]
+    print(
+        f"flat colours, pure noise, 1×1 images: {len(poor) - len(above)} of {len(poor)} in the "
+        f"lowest decile of human scores (below {lowest:.1f})"
+        + (f"; above it: {', '.join(above)}" if above else "")
+    )
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+if __name__ == "__main__":
+    main()

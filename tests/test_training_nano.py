@@ -1,0 +1,187 @@
+"""The score stage: what it learns from, that it learns, that it can be interrupted."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from artimuse.artimuse_core import checkpoint
+from artimuse.artimuse_core.errors import UsageError
+from artimuse.artimuse_core.score_tokens import ORDERED_100
+from artimuse.artimuse_core.scorer import Scorer
+from artimuse.export.to_onnx import export_onnx
+from artimuse.training import augment, metrics, nano
+from artimuse.training.datasets import agiqa3k
+from artimuse.training.datasets.rendered import render
+from artimuse.training.score_batches import UNKNOWN, BatchRecipe, draw_batch, soft_target
+from artimuse.training.score_stage import ScoreRecipe
+
+SIDE = 64
+CPU = torch.device("cpu")
+VALUES = torch.tensor(ORDERED_100.values)
+TINY = nano.NanoConfig(
+    shape=nano.NanoShape(
+        input_size=SIDE, vision_width=32, vision_layers=1, vision_mlp=32, llm_width=32, llm_mlp=32
+    ),
+    recipe=ScoreRecipe(steps=4, batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2)),
+    teacher=None,
+    rendered=4,
+)
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """160 pictures in AGIQA-3K's layout: the redder, the better."""
+    folder = tmp_path_factory.mktemp("agiqa")
+    (folder / "images").mkdir()
+    random = np.random.default_rng(0)
+    pictures = render(160, SIDE).permute(0, 2, 3, 1).numpy()
+    with (folder / "labels.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["name", "prompt", "mos_quality", "std_quality"])
+        for index in range(160):
+            name = f"{'ab'[index % 2]}_normal_{index:03d}.jpg"
+            mos = random.uniform(0.5, 4.5)
+            red = (pictures[index] * (1, 1 - mos / 5, 1 - mos / 5)).astype("u1")
+            Image.fromarray(red).save(folder / "images" / name)
+            table.writerow([name, f"prompt {index // 4}", mos, 0.3])
+    return folder
+
+
+def test_a_prompt_lies_in_one_part_whatever_else_is_there(rated) -> None:
+    ratings = agiqa3k.load(rated)
+    parts = agiqa3k.split(ratings)
+    prompts = {part: {r.prompt for r in rs} for part, rs in parts.items()}
+    assert sum(map(len, parts.values())) == len(ratings) == 160
+    assert all(prompts.values())
+    assert not prompts["test"] & prompts["train"] | prompts["validation"] & prompts["train"]
+    few = agiqa3k.split(ratings[::-1][:30])
+    assert all(r in parts[part] for part, rs in few.items() for r in rs)
+
+
+def test_missing_labels_or_images_are_one_line(rated, tmp_path) -> None:
+    with pytest.raises(UsageError, match=r"labels\.csv"):
+        agiqa3k.load(tmp_path)
+    (tmp_path / "labels.csv").write_bytes((rated / "labels.csv").read_bytes())
+    with pytest.raises(UsageError, match=r"160 images .* missing"):
+        agiqa3k.load(tmp_path)
+
+
+def test_soft_targets_have_the_ratings_mean_and_spread() -> None:
+    target = soft_target(torch.tensor([40.0, 71.5]), torch.tensor([5.0, 8.0]), VALUES)
+    mean = target @ VALUES
+    std = ((VALUES - mean[:, None]) ** 2 * target).sum(1).sqrt()
+    torch.testing.assert_close(mean, torch.tensor([40.0, 71.5]), atol=0.01, rtol=0)
+    torch.testing.assert_close(std, torch.tensor([5.0, 8.0]), atol=0.05, rtol=0)
+
+
+def test_batches_pair_originals_with_worse_copies(rated) -> None:
+    pool = nano.load_pool(agiqa3k.load(rated), 4, CPU)
+    torch.manual_seed(0)
+    recipe = BatchRecipe(rated=32, unrated=4, worthless=2, groups=2, mix=0)
+    batch = draw_batch(pool, recipe, SIDE, VALUES)
+    assert batch.pixels.shape[1:] == (3, SIDE, SIDE)
+    assert 0 <= float(batch.pixels.min()) <= float(batch.pixels.max()) <= 1
+    worse = batch.score[batch.spoiled] < batch.score[batch.original]
+    unrated = batch.score[batch.original].isnan()
+    assert int(unrated.sum()) == 4
+    assert bool((worse | unrated).all())
+    rated_rows = ~batch.score.isnan()
+    torch.testing.assert_close(batch.target.sum(1), rated_rows.float())
+    assert bool((batch.source[batch.spoiled] == UNKNOWN).all())
+
+
+@pytest.mark.parametrize("name", augment.DISTORTIONS)
+def test_a_severer_distortion_changes_a_picture_more(name) -> None:
+    pictures = render(6, 128).float() / 255
+    distort = augment.DISTORTIONS[name]
+    changes = []
+    for severity in (0.0, 1.0):
+        torch.manual_seed(0)
+        spoiled = distort(pictures, torch.full((6,), severity))
+        assert spoiled.shape == pictures.shape
+        assert -1e-6 <= float(spoiled.min()) <= float(spoiled.max()) <= 1 + 1e-6
+        changes.append(float((spoiled - pictures).square().mean()))
+    assert 0 < 2 * changes[0] < changes[1]
+
+
+def test_jpeg_matches_pillows(tmp_path) -> None:
+    picture = render(1, 128, seed=3)
+    Image.fromarray(picture[0].permute(1, 2, 0).numpy()).save(tmp_path / "x.jpg", quality=10)
+    pillow = np.asarray(Image.open(tmp_path / "x.jpg")).astype(float)
+    severity = torch.tensor([np.log(30 / 10) / np.log(10)], dtype=torch.float32)
+    ours = augment.jpeg(picture.float() / 255, severity)[0].permute(1, 2, 0).numpy() * 255
+    original = picture[0].permute(1, 2, 0).numpy().astype(float)
+    # Chroma is scaled up differently; what quantisation does is the same.
+    assert np.abs(ours - pillow).mean() < 0.4 * np.abs(original - pillow).mean()
+
+
+def test_training_learns_and_what_it_saves_scores_the_same(rated, tmp_path) -> None:
+    recipe = replace(TINY.recipe, steps=80, learning_rate=3e-3, ema=0.9)
+    facts = nano.train(replace(TINY, recipe=recipe), rated, tmp_path / "nano", CPU)
+    held_out = facts["figures"]["test"]
+    assert held_out["srcc"] > 0.5  # 20 images; by chance once in a hundred runs
+    assert json.loads((tmp_path / "nano" / "figures.json").read_text())["figures"]["test"]["n"] > 5
+    export_onnx(tmp_path / "nano", tmp_path / "bundle", name="small")
+    scorer = Scorer.load(tmp_path / "bundle")
+    assert "trained from scratch" in scorer.card
+    test = agiqa3k.split(agiqa3k.load(rated))["test"]
+    scores = [result.score for result in scorer.score([r.image for r in test])]
+    assert metrics.srcc(scores, [r.score for r in test]) == pytest.approx(held_out["srcc"], abs=0.1)
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(rated, tmp_path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    nano.train(TINY, rated, whole, CPU)
+    pool = nano.load_pool(
+        [
+            r
+            for part, rs in agiqa3k.split(agiqa3k.load(rated)).items()
+            if part != "test"
+            for r in rs
+        ],
+        TINY.rendered,
+        CPU,
+    )
+    graph = nano.build(TINY, cut)
+    nano.initialise(graph, pool, 0)
+    trainer = nano.nano_trainer(graph, pool, TINY.recipe, None)
+    for _ in range(2):
+        trainer.train_step()
+    torch.save(trainer.state_dict(), cut / "training.pt")
+    nano.train(TINY, rated, cut, CPU, resume=True)
+    weights = [checkpoint.load_model(folder).state_dict() for folder in (whole, cut)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], atol=1e-3, rtol=0, msg=name)
+
+
+def test_a_teacher_is_learnt_from(rated, tmp_path) -> None:
+    pool = nano.load_pool(agiqa3k.load(rated), 4, CPU)
+    config = replace(TINY, teacher=replace(TINY.recipe, steps=1))
+    teacher = nano.train_teacher(config, pool)
+    graph = nano.build(config, tmp_path)
+    losses = nano.nano_trainer(graph, pool, config.recipe, teacher).train_step()
+    assert float(losses["maps"]) > 0
+    logits, maps = teacher.teach(torch.zeros(2, 3, SIDE, SIDE), side=2)
+    assert logits.shape == (2, 101)
+    assert maps.shape == (2, 4, teacher.map_width)
+
+
+def test_metrics_on_cases_with_a_known_answer() -> None:
+    assert metrics.srcc([1, 2, 3, 4], [1, 4, 9, 16]) == pytest.approx(1)
+    assert metrics.plcc([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    groups = ["a"] * 3 + ["b"] * 3
+    assert metrics.within([1, 2, 3, 1, 2, 3], [1, 2, 3, 9, 8, 7], groups) == pytest.approx(0)
+    random = np.random.default_rng(0)
+    human = random.normal(size=200)
+    predicted = human + random.normal(size=200)
+    low, high = metrics.bootstrap_interval(
+        metrics.plcc, predicted, human, [str(i // 4) for i in range(200)]
+    )
+    assert low < metrics.plcc(predicted, human) < high
+    assert 0.1 < high - low < 0.4
