@@ -60,7 +60,8 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             envvar="ARTIMUSE_MODEL",
             show_envvar=True,
             show_default=True,
-            help="nano (embedded), or a directory with an ONNX bundle or an official checkpoint.",
+            help="nano (embedded), artimuse (the authors' 8B; also -ava, -para, -tad66k, "
+            "-flickr-aes), a hub id, or a directory: checkpoint, adapter, ONNX bundle.",
         ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps."),
         click.option(
@@ -76,17 +77,48 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.FloatRange(0, 178, min_open=True),
             help="Larger images are reported, not decoded; in megapixels.",
         ),
+        click.option(
+            "--quantize",
+            default="none",
+            show_default=True,
+            expose_value=False,
+            callback=_remember,
+            help="int8 or nf4 weights, for a checkpoint on a small card.",
+        ),
+        click.option(
+            "--deterministic",
+            is_flag=True,
+            expose_value=False,
+            callback=_remember,
+            help="Compute each image alone: no score depends on its neighbours.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
     return command
 
 
+def _remember(ctx: click.Context, option: click.Parameter, value: Any) -> None:
+    """Keep how to load the model for :func:`_load`, past the commands, which do not care."""
+    ctx.meta[f"artimuse.{option.name}"] = value
+
+
+def _remembered(name: str) -> Any:
+    return click.get_current_context().meta[f"artimuse.{name}"]
+
+
 def _load(model: str, device: str, dtype: str, max_pixels: float) -> Scorer:
     """Load a model and say on stderr which one scores."""
     from .artimuse_core.scorer import Scorer
 
-    scorer = Scorer.load(model, device, dtype, max_pixels=int(max_pixels * 1e6))
+    scorer = Scorer.load(
+        model,
+        device,
+        dtype,
+        max_pixels=int(max_pixels * 1e6),
+        quantize=_remembered("quantize"),
+        deterministic=_remembered("deterministic"),
+    )
     click.echo(f"model {scorer.name} on {scorer.engine.device}: {scorer.card}", err=True)
     return scorer
 
@@ -204,12 +236,18 @@ def curate(
 @click.argument("images", nargs=-1, required=True, type=_existing_or_not, metavar="IMAGE|DIR...")
 @click.option("--attribute", "attributes", multiple=True, help="Only this one; may be repeated.")
 @click.option("--max-new-tokens", default=512, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--attribute-scores",
+    is_flag=True,
+    help="Experimental: a score for each attribute. No published weights were tuned for it.",
+)
 @_model_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def critique(
     images: Sequence[Path],
     attributes: Sequence[str],
     max_new_tokens: int,
+    attribute_scores: bool,
     model: str,
     device: str,
     dtype: str,
@@ -233,7 +271,13 @@ def critique(
     files, directory = scan(images), locate(model)
     with _needs("torch"):
         from .artimuse_core.critic import Critic
-    critic = Critic.load(directory, device, dtype, max_pixels=int(max_pixels * 1e6))
+    critic = Critic.load(
+        directory,
+        device,
+        dtype,
+        max_pixels=int(max_pixels * 1e6),
+        quantize=_remembered("quantize"),
+    )
     click.echo(f"model {critic.name} on {critic.runner.device}", err=True)
     failed = 0
     for file in files:
@@ -241,7 +285,11 @@ def critique(
         try:
             with live_critique(not as_json) as on_text:
                 answer = critic.critique(
-                    file, asked, max_new_tokens=max_new_tokens, on_text=on_text
+                    file,
+                    asked,
+                    max_new_tokens=max_new_tokens,
+                    on_text=on_text,
+                    attribute_scores=attribute_scores,
                 )
         except ImageError as error:
             failed += 1
@@ -250,10 +298,16 @@ def critique(
         else:
             result = answer.result
             row |= {"score": result.score, "std": result.std, "critique": answer.texts}
+            if attribute_scores:
+                row["attribute_scores_experimental"] = {
+                    name: one.score for name, one in answer.attribute_scores.items()
+                }
             if not as_json:
                 click.echo(f"{result.score:6.2f} ± {result.std:5.2f}  {file}")
                 for name, text in answer.texts.items():
-                    click.echo(f"  {name}: {text}")
+                    scored = answer.attribute_scores.get(name)
+                    mark = f" (experimental score {scored.score:.1f})" if scored else ""
+                    click.echo(f"  {name}{mark}: {text}")
         if as_json:
             click.echo(json.dumps(row, ensure_ascii=False))
     if failed:
@@ -294,6 +348,35 @@ def evaluate(
     for line in answer.failed:
         click.echo(f"failed: {line}", err=True)
     if answer.failed:
+        sys.exit(FAILED)
+
+
+@main.command()
+@click.argument("source")
+@click.argument("output", type=_existing_or_not)
+def convert(source: str, output: Path) -> None:
+    """Write a checkpoint in transformers' native format.
+
+    SOURCE is a name, hub id or directory, also an adapter, which is merged into its base.
+    """
+    from .artimuse_core.models import locate
+
+    with _needs("torch"):
+        from .artimuse_core import checkpoint
+    click.echo(str(checkpoint.convert(locate(source), output)))
+
+
+@main.command()
+@_model_options
+def selftest(model: str, device: str, dtype: str, batch_size: int, max_pixels: float) -> None:
+    """Compare what decides a score with goldens: pixels, tokens, prompt, logits."""
+    from .artimuse_core import selftest as goldens
+
+    failed = False
+    for check in goldens.run(model, device, dtype):
+        click.echo(f"{'PASS' if check.ok else 'FAIL'}  {check.name}: {check.detail}")
+        failed |= not check.ok
+    if failed:
         sys.exit(FAILED)
 
 
