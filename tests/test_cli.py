@@ -191,3 +191,24 @@ def test_artimuse_curate_is_curate(folder, monkeypatch, capsys) -> None:
         cli.curate_main()
     assert stop.value.code == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("*    1")
+
+
+def test_convert_and_selftest_through_the_command(tiny_checkpoint, tmp_path) -> None:
+    converted = run("convert", tiny_checkpoint, tmp_path / "native")
+    assert converted.exit_code == 0, converted.output
+    tested = run("selftest", "--model", tmp_path / "native", "--device", "cpu")
+    assert tested.exit_code == 0, tested.output
+    assert [line.split()[0] for line in tested.stdout.splitlines()] == ["PASS"] * 6
+    again = run("convert", tiny_checkpoint, tmp_path / "native")
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr
+
+
+def test_model_options_reach_the_scorer(tiny_checkpoint, folder) -> None:
+    refused = run("score", folder, "--quantize", "int3", "--model", tiny_checkpoint)
+    assert refused.exit_code == 2
+    assert "known: none, int8, nf4" in refused.stderr
+    alone = run("score", folder, "--deterministic", "--model", tiny_checkpoint, "--json")
+    single = run("score", folder, "--batch-size", 1, "--model", tiny_checkpoint, "--json")
+    assert alone.exit_code == 0, alone.output
+    assert alone.stdout == single.stdout
