@@ -204,11 +204,23 @@ def test_convert_and_selftest_through_the_command(tiny_checkpoint, tmp_path) -> 
     assert "exists already" in again.stderr
 
 
-def test_model_options_reach_the_scorer(tiny_checkpoint, folder) -> None:
-    refused = run("score", folder, "--quantize", "int3", "--model", tiny_checkpoint)
-    assert refused.exit_code == 2
-    assert "known: none, int8, nf4" in refused.stderr
-    alone = run("score", folder, "--deterministic", "--model", tiny_checkpoint, "--json")
-    single = run("score", folder, "--batch-size", 1, "--model", tiny_checkpoint, "--json")
-    assert alone.exit_code == 0, alone.output
-    assert alone.stdout == single.stdout
+def test_model_options_reach_the_scorer(monkeypatch, folder) -> None:
+    from artimuse.artimuse_core.scorer import Scorer
+
+    given = []
+
+    def load(*arguments: object, **options: object) -> Scorer:
+        given.append((arguments, options))
+        return brightness_scorer()
+
+    monkeypatch.setattr(Scorer, "load", load)
+    run("score", folder, "--deterministic", "--quantize", "nf4", "--max-pixels", 2)
+    run("curate", folder, "--model", "artimuse", "--device", "cpu", "--dtype", "fp32")
+    plain = {"max_pixels": 89_000_000, "quantize": "none", "deterministic": False}
+    assert given == [
+        (
+            ("nano", "auto", "auto"),
+            {"max_pixels": 2_000_000, "quantize": "nf4", "deterministic": True},
+        ),
+        (("artimuse", "cpu", "fp32"), plain),
+    ]
