@@ -86,6 +86,13 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="int8 or nf4 weights, for a checkpoint on a small card.",
         ),
         click.option(
+            "--compile",
+            is_flag=True,
+            expose_value=False,
+            callback=_remember,
+            help="Compile a checkpoint's graph first; worth it for long runs on a GPU.",
+        ),
+        click.option(
             "--deterministic",
             is_flag=True,
             expose_value=False,
@@ -118,6 +125,7 @@ def _load(model: str, device: str, dtype: str, max_pixels: float) -> Scorer:
         max_pixels=int(max_pixels * 1e6),
         quantize=_remembered("quantize"),
         deterministic=_remembered("deterministic"),
+        compiled=_remembered("compile"),
     )
     click.echo(f"model {scorer.name} on {scorer.engine.device}: {scorer.card}", err=True)
     return scorer

@@ -106,13 +106,19 @@ class TorchEngine:
         device: str = "auto",
         dtype: str = "auto",
         quantize: str = "none",
+        compiled: bool = False,
     ) -> None:
         try:
             from . import torch_graph
         except ImportError as error:
             raise MissingExtraError(error.name or "torch", "torch") from error
         self._runner = torch_graph.GraphRunner(
-            directory, device=device, dtype=dtype, quantize=quantize, keep_text=False
+            directory,
+            device=device,
+            dtype=dtype,
+            quantize=quantize,
+            keep_text=False,
+            compiled=compiled,
         )
         log.info("torch on %s in %s", self._runner.device, self._runner.dtype)
 

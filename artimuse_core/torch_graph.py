@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,11 +58,12 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """``auto`` is bf16 where a GPU has it, fp16 on other GPUs, fp32 on the CPU."""
+    """``auto`` is bf16 where a GPU has it natively, fp16 on other GPUs, fp32 on the CPU."""
     if dtype == "auto":
-        if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        return torch.float32
+        if device.type == "cpu":
+            return torch.float32
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     if dtype not in _DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}; known: auto, {', '.join(_DTYPES)}")
     return _DTYPES[dtype]
@@ -78,6 +80,7 @@ class GraphRunner:
         dtype: str,
         quantize: str = "none",
         keep_text: bool = True,
+        compiled: bool = False,
     ) -> None:
         """``quantize``: see :mod:`.quantize`; ``keep_text``: for critiques, not for scores."""
         self.device = pick_device(device)
@@ -95,13 +98,14 @@ class GraphRunner:
                 quantize_blocks(blocks, quantize, self.device)
             graph = graph.to(self.device)
         self.graph = graph.freeze(keep_text=keep_text)
+        self._forward: Any = torch.compile(self.graph) if compiled else self.graph
 
     def score_logits(self, pixel_values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """(B, 3, S, S) fp32 → (B, K) fp32. Raises OutOfMemoryError, other ModelErrors."""
         try:
             with torch.inference_mode():
                 pixels = torch.from_numpy(pixel_values).to(self.device, self.dtype)
-                logits: npt.NDArray[np.float32] = self.graph(pixels).cpu().numpy()
+                logits: npt.NDArray[np.float32] = self._forward(pixels).cpu().numpy()
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or _says_out_of_memory(error):
                 if self.device.type == "cuda":

@@ -214,13 +214,15 @@ def test_model_options_reach_the_scorer(monkeypatch, folder) -> None:
         return brightness_scorer()
 
     monkeypatch.setattr(Scorer, "load", load)
-    run("score", folder, "--deterministic", "--quantize", "nf4", "--max-pixels", 2)
+    run("score", folder, "--deterministic", "--compile", "--quantize", "nf4", "--max-pixels", 2)
     run("curate", folder, "--model", "artimuse", "--device", "cpu", "--dtype", "fp32")
-    plain = {"max_pixels": 89_000_000, "quantize": "none", "deterministic": False}
+    plain = {"max_pixels": 89_000_000, "quantize": "none"} | dict.fromkeys(
+        ("deterministic", "compiled"), False
+    )
     assert given == [
         (
             ("nano", "auto", "auto"),
-            {"max_pixels": 2_000_000, "quantize": "nf4", "deterministic": True},
+            {"max_pixels": 2_000_000, "quantize": "nf4", "deterministic": True, "compiled": True},
         ),
         (("artimuse", "cpu", "fp32"), plain),
     ]

@@ -402,6 +402,15 @@ def test_a_scoring_engine_lets_go_of_the_text_weights(tiny_checkpoint, pictures)
     np.testing.assert_array_equal(lean.score_logits(pixels), whole.score_logits(pixels))
 
 
+def test_the_graph_compiles_without_a_break(tiny_checkpoint, pictures) -> None:
+    graph = build_graph(tiny_checkpoint)[0].freeze(keep_text=False)
+    pixels = torch.from_numpy(preprocess_batch(pictures[:2], graph.input_size))
+    # Traced whole; generating code is the compiler's own affair, and takes minutes.
+    traced = torch.compile(graph, backend="aot_eager", fullgraph=True)
+    with torch.inference_mode():
+        torch.testing.assert_close(traced(pixels), graph(pixels))
+
+
 @pytest.mark.parametrize(("kind", "points", "share"), [("int8", 1.0, 0.5), ("nf4", 15.0, 0.4)])
 def test_quantized_weights_are_small_and_score_nearly_the_same(
     tmp_path, pictures, kind, points, share
