@@ -117,9 +117,12 @@ class ScoringGraph(nn.Module):
         x = torch.cat([embeddings.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = x + embeddings.position_embeddings
         for layer in self.vision.encoder.layer:
-            x = x + layer.lambda_1 * self._vision_attention(layer, layer.layernorm_before(x))
-            x = x + layer.lambda_2 * layer.mlp(layer.layernorm_after(x))
+            x = self._vision_block(layer, x)
         return x[:, 1:]
+
+    def _vision_block(self, layer: Any, x: Tensor) -> Tensor:
+        x = x + layer.lambda_1 * self._vision_attention(layer, layer.layernorm_before(x))
+        return x + layer.lambda_2 * layer.mlp(layer.layernorm_after(x))
 
     def _vision_attention(self, layer: Any, x: Tensor) -> Tensor:
         attention = layer.attention
