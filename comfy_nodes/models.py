@@ -1,22 +1,85 @@
-"""Which models ComfyUI can offer, and the loaded ones."""
+"""Which models ComfyUI can offer, and the loaded ones, whose memory ComfyUI manages."""
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import comfy.model_management as memory
 import folder_paths
 
+from ..artimuse_core.engines import TorchEngine
 from ..artimuse_core.errors import UsageError
-from ..artimuse_core.scorer import NANO, Scorer
+from ..artimuse_core.scorer import DEFAULT_BATCH_SIZE, NANO, Scorer, locate
+
+if TYPE_CHECKING:
+    from ..artimuse_core.critic import Critic
+
+log = logging.getLogger(__name__)
 
 FOLDER = "artimuse"
 """Name of our folder below ComfyUI's ``models``; each subfolder is one model."""
+EXTENSIONS = frozenset({".safetensors", ".onnx"})
+
+_BYTES_PER_IMAGE = 256 * 2**20
+"""What one 448x448 image takes while it is scored, beside the weights: attention of the vision
+tower, keys and values of every layer. Generous; ComfyUI keeps so much free."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What flows through an ARTIMUSE_MODEL wire."""
+
+    scorer: Scorer
+    directory: Path
+    patcher: Any = None
+    """ComfyUI's ModelPatcher around the torch graph; None where onnxruntime owns the memory."""
+
+    def ready(self) -> Scorer:
+        """The scorer, with its weights where it computes."""
+        if self.patcher is not None:
+            side = self.scorer.input_size / 448
+            memory.load_models_gpu(
+                [self.patcher],
+                memory_required=int(DEFAULT_BATCH_SIZE * _BYTES_PER_IMAGE * side * side),
+                # A partial load would leave plain layers behind on the CPU.
+                force_full_load=True,
+            )
+        return self.scorer
+
+    def critic(self) -> Critic:
+        """A critic over the same weights. Raises UsageError for a model that only scores."""
+        from ..artimuse_core import checkpoint, critic
+        from ..artimuse_core.prompts import system_message
+
+        name, engine = self.scorer.name, self.ready().engine
+        config = checkpoint.read_config(self.directory) if isinstance(engine, TorchEngine) else None
+        if config is None or not config.get("critiques", True):
+            raise UsageError(
+                f"{name} scores only and writes no critiques; wire an ArtiMuse Loader whose model "
+                f"is a checkpoint in the official format, in {model_root() / '<name>'}"
+            )
+        return critic.Critic(
+            engine.runner,
+            checkpoint.load_tokenizer(self.directory),
+            system_message(config),
+            name,
+            self.scorer.max_pixels,
+        )
+
+
+def model_root() -> Path:
+    """Where a user puts models: ``models/artimuse``."""
+    return Path(folder_paths.models_dir, FOLDER)
 
 
 def model_folders() -> dict[str, Path]:
     """Models by name: the subfolders of every ``models/artimuse`` ComfyUI knows."""
-    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir, FOLDER)))
+    folder_paths.add_model_folder_path(FOLDER, str(model_root()))
+    folder_paths.folder_names_and_paths[FOLDER][1].update(EXTENSIONS)
     found: dict[str, Path] = {}
     for root in map(Path, folder_paths.get_folder_paths(FOLDER)):
         if root.is_dir():
@@ -29,14 +92,48 @@ def model_names() -> list[str]:
     return [NANO, *(name for name in model_folders() if name != NANO)]
 
 
-@lru_cache(maxsize=2)
-def load(name: str, device: str, dtype: str) -> Scorer:
-    """A scorer by one of :func:`model_names`; kept, so that a second run does not load again.
+def find(name: str) -> Path:
+    """The directory of one of :func:`model_names`.
 
     ComfyUI does not check a combo's value against its options, so a workflow could name any path:
-    only names that are offered are looked up.
+    only names that are offered are looked up. Raises UsageError for any other.
     """
     folders = model_folders()
     if name != NANO and name not in folders:
-        raise UsageError(f"unknown model {name!r}; known: {', '.join(model_names())}")
-    return Scorer.load(folders.get(name, NANO), device, dtype)
+        raise UsageError(
+            f"unknown model {name!r}; known: {', '.join(model_names())}. "
+            f"Put a model's folder into {model_root()}"
+        )
+    return locate(folders.get(name, NANO))
+
+
+def load(name: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    """A model by name; kept, so that a second run does not load again."""
+    directory = find(name)
+    newest = max((file.stat().st_mtime_ns for file in directory.iterdir()), default=0)
+    return _load(directory, device, dtype, newest)
+
+
+@lru_cache(maxsize=2)
+def _load(directory: Path, device: str, dtype: str, newest: int) -> LoadedModel:
+    """``newest``: when its files last changed, so that a replaced model is loaded anew."""
+    target = memory.get_torch_device()
+    if target.type == "cuda" and device != "cpu":
+        # Make room: the weights go straight to where they compute.
+        size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+        memory.free_memory(size, target)
+    scorer = Scorer.load(directory, device, dtype)
+    log.info("%s on %s: %s", scorer.name, scorer.engine.device, scorer.card)
+    if not isinstance(scorer.engine, TorchEngine):
+        return LoadedModel(scorer, directory)
+    return LoadedModel(scorer, directory, _patcher(scorer.engine.runner))
+
+
+def _patcher(runner: Any) -> Any:
+    """ComfyUI's handle on the graph: it may move the weights away, and `ready` brings them back."""
+    from comfy.model_patcher import ModelPatcher
+
+    graph = runner.graph
+    graph.device = runner.device  # where ComfyUI finds it at first; it updates this itself
+    offload = memory.unet_offload_device()
+    return ModelPatcher(graph, load_device=runner.device, offload_device=offload)

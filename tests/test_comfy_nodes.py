@@ -1,12 +1,22 @@
+"""The nodes without ComfyUI, over a stand-in of its V3 API."""
+
 import asyncio
 import importlib
+import json
 import re
 import shutil
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from artimuse.artimuse_core.errors import UsageError
+from artimuse.artimuse_core.attributes import ATTRIBUTES
+from artimuse.artimuse_core.errors import ImageInputError, ModelError, UsageError
 
 from . import comfy_stub
 from .fakes import brightness_scorer
@@ -14,7 +24,7 @@ from .fakes import brightness_scorer
 
 @pytest.fixture
 def comfy(monkeypatch, tmp_path):
-    return comfy_stub.install(monkeypatch, tmp_path / "models")
+    return comfy_stub.install(monkeypatch, tmp_path)
 
 
 def nodes() -> dict[str, type]:
@@ -24,73 +34,563 @@ def nodes() -> dict[str, type]:
     return {node.define_schema().node_id: node for node in asyncio.run(extension.get_node_list())}
 
 
+class Run:
+    """A node's answer by output id, after checking that it has the shape its schema promises."""
+
+    def __init__(self, node_id: str, **inputs: object) -> None:
+        node = nodes()[node_id]
+        schema = node.define_schema()
+        node.hidden = SimpleNamespace(
+            unique_id="7", prompt={"1": {}}, extra_pnginfo={"workflow": 1}
+        )
+        for socket in schema.inputs:
+            if "default" in socket.options and not socket.options.get("force_input"):
+                inputs.setdefault(socket.id, socket.options["default"])
+        if schema.is_input_list:
+            inputs = {k: v if isinstance(v, list) else [v] for k, v in inputs.items()}
+        output = node.execute(**inputs)
+        assert len(output.args) == len(schema.outputs)
+        self.values = {}
+        for socket, value in zip(schema.outputs, output.args, strict=True):
+            if socket.options.get("is_output_list"):
+                assert isinstance(value, (list, comfy_stub.ExecutionBlocker)), socket.id
+            self.values[socket.id] = value
+        assert all(isinstance(value, list) for value in (output.ui or {}).values())
+        self.ui = output.ui
+
+    def __getitem__(self, name: str) -> object:
+        return self.values[name]
+
+    def blocks(self, name: str) -> bool:
+        return isinstance(self.values[name], comfy_stub.ExecutionBlocker)
+
+
 def grey(*percents: float, size: int = 8) -> torch.Tensor:
     """ComfyUI's IMAGE: (B, H, W, C) floats in 0..1."""
     return torch.stack([torch.full((size, size, 3), percent / 100) for percent in percents])
 
 
+def brightness(images: list[torch.Tensor]) -> list[int]:
+    assert all(len(image) == 1 for image in images)
+    return [round(float(image.mean()) * 100) for image in images]
+
+
+def brightness_model():
+    """An ARTIMUSE_MODEL whose score is the brightness in percent."""
+    from artimuse.comfy_nodes.models import LoadedModel
+
+    return LoadedModel(brightness_scorer(), Path())
+
+
+# The pack as a whole
+
+
 def test_node_ids_never_change(comfy) -> None:
-    assert list(nodes()) == ["ArtiMuseLoader", "ArtiMuseScore"]
+    assert list(nodes()) == [
+        "ArtiMuseLoader",
+        "ArtiMuseScore",
+        "ArtiMuseCritique",
+        "ArtiMuseSelect",
+        "ArtiMuseGate",
+        "ArtiMuseSaveImage",
+        "ArtiMuseScorePlot",
+        "ArtiMuseBestOfN",
+    ]
 
 
-def test_every_node_has_a_name_a_category_and_a_description(comfy) -> None:
+def test_everything_a_user_sees_is_named_and_explained(comfy) -> None:
     for node in nodes().values():
         schema = node.define_schema()
-        assert re.fullmatch(r"ArtiMuse \w+", schema.display_name)
+        assert re.fullmatch(r"ArtiMuse \w+( \w+)*", schema.display_name)
         assert schema.category == "ArtiMuse"
         assert schema.description
+        for socket in [*schema.inputs, *schema.outputs]:
+            assert socket.options.get("tooltip"), f"{schema.node_id}.{socket.id}"
 
 
-def test_batches_and_lists_of_mixed_sizes_score_in_order(comfy) -> None:
-    images = [grey(10, 30), grey(90, size=12)]
-    output = nodes()["ArtiMuseScore"].execute(images, [brightness_scorer()])
-    score, spread, best, mean, report = output.args
-    assert score == pytest.approx([10, 30, 90], abs=0.5)
-    assert len(spread) == 3
-    assert (best, mean) == (max(score), pytest.approx(sum(score) / 3))
-    assert [line.split(":")[0] for line in report.splitlines()] == ["brightness", "#2", "#1", "#0"]
-    assert output.ui["score"] == score
-    assert isinstance(output.ui["text"], list)
-    assert comfy.progress == [(1, 3)] * 3
+def test_ids_are_unique_across_inputs_and_outputs(comfy) -> None:
+    for node in nodes().values():
+        schema = node.define_schema()
+        ids = [socket.id for socket in [*schema.inputs, *schema.outputs]]
+        assert len(ids) == len(set(ids)), schema.node_id
 
 
-def test_without_a_model_nano_scores(comfy) -> None:
-    output = nodes()["ArtiMuseScore"].execute([grey(50)])
-    assert output.args[4].startswith("nano: ")
+def test_a_newer_schema_gets_what_it_knows(comfy, monkeypatch) -> None:
+    from dataclasses import field, make_dataclass
 
-
-def test_a_run_can_be_interrupted(comfy) -> None:
-    comfy.interrupt_after = 3
-    with pytest.raises(comfy_stub.InterruptedRunError):
-        nodes()["ArtiMuseScore"].execute([grey(*[50] * 40)], [brightness_scorer()])
-    assert len(comfy.progress) == 3
-
-
-def test_loader_offers_nano_and_the_folders_it_finds(comfy, tmp_path, tiny_bundle) -> None:
-    shutil.copytree(tiny_bundle, tmp_path / "models" / "artimuse" / "mine")
-    loader = nodes()["ArtiMuseLoader"]
-    (model, device, dtype) = loader.define_schema().inputs
-    assert model.options["options"] == ["nano", "mine"]
-    assert device.options["optional"]
-    assert dtype.options["optional"]
-    (scorer,) = loader.execute("mine").args
-    assert scorer.name == "tiny"
-    assert loader.execute("mine").args[0] is scorer
-
-
-@pytest.mark.parametrize("name", ["../../etc", "/", "", "unknown"])
-def test_a_name_that_was_not_offered_is_refused(comfy, name: str) -> None:
-    with pytest.raises(UsageError, match="unknown model"):
-        nodes()["ArtiMuseLoader"].execute(name)
+    newer = make_dataclass(
+        "Newer",
+        [("search_aliases", list, field(default_factory=list))],
+        bases=(comfy_stub.Schema,),
+    )
+    monkeypatch.setattr(comfy_stub.sys.modules["comfy_api.latest"].io, "Schema", newer)
+    assert "aesthetic" in nodes()["ArtiMuseScore"].define_schema().search_aliases
 
 
 def test_a_pack_that_cannot_load_logs_its_reason(comfy, monkeypatch, caplog) -> None:
     import artimuse
 
-    monkeypatch.setattr(comfy_stub.sys.modules["comfy_api.latest"].io, "Schema", None)
     monkeypatch.delattr(comfy_stub.sys.modules["comfy_api.latest"], "ComfyExtension")
     importlib.invalidate_caches()
     with pytest.raises(ImportError):
         asyncio.run(artimuse.comfy_entrypoint())
     assert "could not be loaded" in caplog.text
     assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("node_id", "combo"),
+    [
+        ("ArtiMuseLoader", "model"),
+        ("ArtiMuseLoader", "device"),
+        ("ArtiMuseLoader", "dtype"),
+        ("ArtiMuseSelect", "rule"),
+        ("ArtiMuseSelect", "order"),
+        ("ArtiMuseGate", "judge_by"),
+        ("ArtiMuseScorePlot", "order"),
+    ],
+)
+def test_every_combo_is_checked_before_the_run(comfy, node_id: str, combo: str) -> None:
+    node = nodes()[node_id]
+    socket = next(s for s in node.define_schema().inputs if s.id == combo)
+    for value in socket.options["options"]:
+        as_list = node.define_schema().is_input_list
+        assert node.validate_inputs(**{combo: [value] if as_list else value}) is True
+    answer = node.validate_inputs(**{combo: "../../etc"})
+    assert isinstance(answer, str)
+    assert "../../etc" in answer
+    assert socket.options["options"][0] in answer
+
+
+# Loader
+
+
+def test_loader_offers_nano_and_the_folders_it_finds(comfy, tmp_path, tiny_bundle) -> None:
+    shutil.copytree(tiny_bundle, tmp_path / "models" / "artimuse" / "mine")
+    (model, device, dtype) = nodes()["ArtiMuseLoader"].define_schema().inputs
+    assert model.options["options"] == ["nano", "mine"]
+    assert device.options["optional"]
+    assert dtype.options["optional"]
+    loaded = Run("ArtiMuseLoader", model="mine")["artimuse_model"]
+    assert loaded.scorer.name == "tiny"
+
+
+def test_a_model_is_loaded_once_and_again_when_its_files_change(
+    comfy, tmp_path, tiny_bundle
+) -> None:
+    folder = shutil.copytree(tiny_bundle, tmp_path / "models" / "artimuse" / "mine")
+    loader = nodes()["ArtiMuseLoader"]
+    (model,) = loader.execute("mine").args
+    assert loader.execute("mine").args[0] is model
+    import os
+
+    os.utime(folder / "manifest.json", ns=(10**18, 4 * 10**18))
+    assert loader.execute("mine").args[0] is not model
+
+
+@pytest.mark.parametrize("name", ["../../etc", "/", "", "unknown"])
+def test_a_name_that_was_not_offered_is_refused_and_the_place_named(comfy, name: str) -> None:
+    with pytest.raises(UsageError, match=r"unknown model.*models.artimuse"):
+        nodes()["ArtiMuseLoader"].execute(name)
+
+
+def test_a_broken_bundle_says_which_file(comfy, tmp_path, tiny_bundle) -> None:
+    folder = shutil.copytree(tiny_bundle, tmp_path / "models" / "artimuse" / "broken")
+    graph = next(folder.glob("*.onnx"))
+    graph.write_bytes(graph.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=r"broken.*truncated"):
+        nodes()["ArtiMuseLoader"].execute("broken")
+
+
+def test_comfyui_owns_the_memory_of_a_torch_model(comfy, tmp_path, tiny_checkpoint) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "models" / "artimuse" / "mine")
+    model = Run("ArtiMuseLoader", model="mine")["artimuse_model"]
+    assert model.patcher.model is model.scorer.engine.runner.graph
+    Run("ArtiMuseScore", images=grey(50), model=model)
+    ((models, memory, full),) = comfy.loaded
+    assert models == [model.patcher]
+    assert memory > 0
+    assert full
+
+
+# Score
+
+
+def test_batches_and_lists_of_mixed_sizes_score_in_order(comfy) -> None:
+    run = Run("ArtiMuseScore", images=[grey(10, 30), grey(90, size=12)], model=brightness_model())
+    assert run["score"] == pytest.approx([10, 30, 90], abs=0.5)
+    assert len(run["spread"]) == 3
+    assert run["best_score"] == max(run["score"])
+    assert run["mean"] == pytest.approx(sum(run["score"]) / 3)
+    heads = [line.split(":")[0] for line in run["report"].splitlines()]
+    assert heads == ["brightness", "#2", "#1", "#0"]
+    assert comfy.progress == [(1, 3)] * 3
+
+
+def test_the_widget_gets_scores_spreads_and_distributions(comfy) -> None:
+    run = Run("ArtiMuseScore", images=grey(20, 70), model=brightness_model())
+    assert run.ui["score"] == run["score"]
+    assert run.ui["spread"] == run["spread"]
+    assert [len(row) for row in run.ui["distribution"]] == [101, 101]
+    for row, score in zip(run.ui["distribution"], run["score"], strict=True):
+        assert np.dot(row, range(101)) == pytest.approx(score, abs=0.1)
+    json.dumps(run.ui, allow_nan=False)
+
+
+def test_without_a_model_nano_scores(comfy) -> None:
+    assert Run("ArtiMuseScore", images=grey(50))["report"].startswith("nano: ")
+
+
+def test_a_run_can_be_interrupted(comfy) -> None:
+    comfy.interrupt_after = 3
+    with pytest.raises(comfy_stub.InterruptedRunError):
+        Run("ArtiMuseScore", images=grey(*[50] * 40), model=brightness_model())
+    assert len(comfy.progress) == 3
+
+
+def test_an_empty_batch_is_named(comfy) -> None:
+    with pytest.raises(ImageInputError, match="empty batch"):
+        Run("ArtiMuseScore", images=torch.zeros(0, 8, 8, 3), model=brightness_model())
+
+
+# Select
+
+
+def select(*percents: float, **inputs: object) -> Run:
+    return Run("ArtiMuseSelect", images=grey(*percents), model=brightness_model(), **inputs)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kept"),
+    [
+        ({"rule": "top count", "count": 2}, [3, 1]),
+        ({"rule": "top count", "count": 9}, [3, 1, 2, 0]),
+        ({"rule": "top percent", "percent": 25.0}, [3]),
+        ({"rule": "top percent", "percent": 26.0}, [3, 1]),
+        ({"rule": "top percent", "percent": 1.0}, [3]),
+        ({"rule": "threshold", "threshold": 40.0}, [3, 1]),
+        ({"rule": "top count", "count": 2, "order": "as they came"}, [1, 3]),
+    ],
+)
+def test_select_keeps_what_the_rule_says(comfy, inputs, kept) -> None:
+    run = select(10, 60, 30, 90, **inputs)
+    assert run["indices"] == kept
+    assert run["pick_list"] == ",".join(map(str, kept))
+    assert brightness(run["chosen_images"]) == [[10, 60, 30, 90][index] for index in kept]
+    assert run["chosen_scores"] == pytest.approx(
+        [[10, 60, 30, 90][index] for index in kept], abs=0.5
+    )
+    if len(kept) < 4:
+        rest = [p for index, p in enumerate([10, 60, 30, 90]) if index not in kept]
+        assert brightness(run["rejected"]) == rest
+
+
+def test_top_percent_counts_as_people_do(comfy) -> None:
+    from artimuse.comfy_nodes import rules
+
+    def kept(total: int, percent: float) -> int:
+        scores = list(range(total))
+        return len(rules.choose("top percent", scores, count=1, percent=percent, threshold=0))
+
+    assert (kept(100, 7.0), kept(100, 10.0), kept(30, 10.0), kept(3, 0.1)) == (7, 10, 3, 1)
+
+
+def test_a_lower_bound_takes_the_spread_off(comfy) -> None:
+    scores, spreads = [60.0, 55.0, 70.0], [20.0, 1.0, 20.0]
+    run = select(1, 2, 3, rule="lower bound", threshold=50.0, scores=scores, spreads=spreads)
+    assert run["indices"] == [2, 1]
+
+
+def test_a_lower_bound_without_spreads_says_what_to_wire(comfy) -> None:
+    with pytest.raises(UsageError, match="wire those of ArtiMuse Score"):
+        select(1, 2, rule="lower bound", scores=[1.0, 2.0])
+
+
+def test_diverse_leaves_out_lookalikes(comfy) -> None:
+    run = select(90, 89, 50, 88, rule="diverse", count=3, min_difference=5.0)
+    assert run["indices"] == [0, 2]
+
+
+def test_what_belongs_to_an_image_stays_with_it(comfy) -> None:
+    latents = {"samples": torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 4, 2, 2)}
+    run = select(
+        10, 60, 30, 90,
+        count=2,
+        latents=latents,
+        masks=torch.arange(4.0).reshape(4, 1, 1).expand(4, 8, 8),
+        prompts=["a", "b", "c", "d"],
+        seeds=[7, 8, 9, 10],
+    )  # fmt: skip
+    assert [float(latent["samples"].mean()) for latent in run["chosen_latents"]] == [3, 1]
+    assert [latent["batch_index"] for latent in run["chosen_latents"]] == [[3], [1]]
+    assert [float(mask.mean()) for mask in run["chosen_masks"]] == [3, 1]
+    assert run["chosen_prompts"] == ["d", "b"]
+    assert run["chosen_seeds"] == [10, 8]
+
+
+def test_one_prompt_seed_and_mask_may_stand_for_all(comfy) -> None:
+    run = select(10, 60, count=1, prompts=["a cat"], seeds=5, masks=torch.ones(8, 8))
+    assert (run["chosen_prompts"], run["chosen_seeds"]) == (["a cat"], [5])
+    assert run["chosen_masks"][0].shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"latents": {"samples": torch.zeros(3, 4, 2, 2)}},
+        {"latents": {"samples": torch.zeros(1, 4, 2, 2)}},
+        {"prompts": ["a", "b", "c"]},
+        {"scores": [1.0]},
+    ],
+)
+def test_a_wrong_number_is_refused_before_anything_is_scored(comfy, extra) -> None:
+    (name,) = extra
+    with pytest.raises(UsageError, match=rf"{name}: expected (1 or )?2, as many as images"):
+        select(10, 60, **extra)
+    assert not comfy.progress
+
+
+def test_nan_scores_are_refused(comfy) -> None:
+    with pytest.raises(UsageError, match="got nan for image 1"):
+        select(10, 60, scores=[1.0, float("nan")])
+
+
+def test_a_noise_mask_goes_with_its_latent(comfy) -> None:
+    latents = {
+        "samples": torch.zeros(2, 4, 2, 2),
+        "noise_mask": torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 8, 8),
+        "batch_index": [5, 6],
+    }
+    run = select(10, 60, count=1, latents=latents)
+    (latent,) = run["chosen_latents"]
+    assert latent["batch_index"] == [6]
+    assert latent["noise_mask"].shape == (1, 1, 8, 8)
+    assert float(latent["noise_mask"].mean()) == 1
+
+
+def test_an_empty_choice_blocks_all_but_the_rejected(comfy) -> None:
+    run = select(10, 60, rule="threshold", threshold=99.0)
+    assert brightness(run["rejected"]) == [10, 60]
+    for name in run.values:
+        assert run.blocks(name) == (name != "rejected")
+        if run.blocks(name):
+            assert run[name].message is None
+    assert run.ui["text"] == ["0 of 2 kept"]
+
+
+def test_outputs_without_an_input_say_what_to_wire(comfy) -> None:
+    run = select(10, 60)
+    for name in ("latents", "masks", "prompts", "seeds"):
+        assert f"wire its input '{name}'" in run[f"chosen_{name}"].message
+    assert run["rejected"].message is None  # nothing was rejected
+
+
+def test_wired_scores_are_taken_as_they_are(comfy) -> None:
+    assert select(90, 10, count=1, scores=[1.0, 2.0])["indices"] == [1]
+    assert not comfy.progress
+
+
+# Gate
+
+
+def lazy(score, threshold=50.0, judge_by="best", **branches):
+    return nodes()["ArtiMuseGate"].check_lazy_status(
+        score=score, threshold=[threshold], judge_by=[judge_by], **branches
+    )
+
+
+def test_the_gate_asks_for_the_taken_branch_only(comfy) -> None:
+    unknown = {"passed": (None,), "failed": (None,)}
+    assert lazy([50.0], **unknown) == ["passed"]
+    assert lazy([49.9], **unknown) == ["failed"]
+    assert lazy([49.9], passed=(None,)) == []
+    assert lazy([50.0], passed=[grey(1)], failed=(None,)) == []
+
+
+@pytest.mark.parametrize(("judge_by", "cleared"), [("best", 1), ("mean", 0), ("worst", 0)])
+def test_several_scores_are_judged_together(comfy, judge_by: str, cleared: int) -> None:
+    run = Run("ArtiMuseGate", score=[10.0, 80.0], judge_by=judge_by, passed=["p"], failed=["f"])
+    assert run["cleared"] == bool(cleared)
+    assert run["output"] == (["p"] if cleared else ["f"])
+
+
+def test_a_failed_gate_without_a_branch_stops_what_is_behind(comfy) -> None:
+    run = Run("ArtiMuseGate", score=10.0, passed=["p"])
+    assert run.blocks("output")
+    assert run["cleared"] is False
+
+
+def test_the_gate_passes_lists_whole(comfy) -> None:
+    images = [grey(1), grey(2, size=12)]
+    assert Run("ArtiMuseGate", score=60.0, passed=images)["output"] == images
+
+
+# Save
+
+
+def saved(run: Run) -> list[Path]:
+    return [Path(file) for file in run["files"]]
+
+
+def test_saved_pixels_are_the_scored_pixels(comfy) -> None:
+    random = np.random.default_rng(0).random((1, 40, 30, 3), np.float32)
+    image = torch.from_numpy(random)
+    run = Run("ArtiMuseSaveImage", images=image, model=brightness_model())
+    (path,) = saved(run)
+    score = Run("ArtiMuseScore", images=image, model=brightness_model())["score"]
+    assert [result.score for result in brightness_scorer().score(path)] == score
+
+
+def test_name_and_metadata_carry_the_score(comfy, tmp_path) -> None:
+    run = Run(
+        "ArtiMuseSaveImage",
+        images=[grey(20), grey(80, size=12)],
+        filename_prefix="run/%score%_%rank%_%index%",
+        model=brightness_model(),
+    )
+    names = [path.name for path in saved(run)]
+    assert names == ["020.00_0002_0000_00001_.png", "080.00_0001_0001_00001_.png"]
+    with Image.open(saved(run)[1]) as image:
+        assert image.size == (12, 12)
+        ours = json.loads(image.text["artimuse"])
+        assert ours["score"] == pytest.approx(80, abs=0.5)
+        assert ours["std"] > 0
+        assert json.loads(image.text["prompt"]) == {"1": {}}
+        assert json.loads(image.text["workflow"]) == 1
+        assert "XML:com.adobe.xmp" not in image.text
+    assert run.ui["images"][0] == {"filename": names[0], "subfolder": "run", "type": "output"}
+
+
+def test_stars_are_the_papers_levels(comfy) -> None:
+    from artimuse.comfy_nodes.save import stars
+
+    assert [stars(s) for s in (0, 20, 20.1, 60, 60.1, 80.1, 100)] == [1, 1, 2, 3, 4, 5, 5]
+    run = Run("ArtiMuseSaveImage", images=grey(70), rating=True, model=brightness_model())
+    with Image.open(saved(run)[0]) as image:
+        (description,) = ElementTree.fromstring(image.text["XML:com.adobe.xmp"])[0]
+    assert description.get("{http://ns.adobe.com/xap/1.0/}Rating") == "4"
+
+
+def test_metadata_can_be_switched_off_and_the_score_stays(comfy) -> None:
+    comfy.args.disable_metadata = True
+    run = Run("ArtiMuseSaveImage", images=grey(70), model=brightness_model())
+    with Image.open(saved(run)[0]) as image:
+        assert list(image.text) == ["artimuse"]
+
+
+def test_no_file_is_ever_written_over(comfy) -> None:
+    first, second = (
+        saved(Run("ArtiMuseSaveImage", images=grey(70, 70), scores=[1.0, 1.0])) for _ in range(2)
+    )
+    assert len({*first, *second}) == 4
+
+
+# Score Plot, Best of N
+
+
+def test_the_contact_sheet_shows_every_image_best_first(comfy) -> None:
+    run = Run(
+        "ArtiMuseScorePlot",
+        images=[grey(10, 90), grey(50, size=12)],
+        columns=2,
+        tile=64,
+        model=brightness_model(),
+    )
+    sheet = run["contact_sheet"]
+    assert sheet.shape == (1, 2 * (64 + 26 + 8) + 8, 2 * (64 + 8) + 8, 3)
+    centres = [sheet[0, 8 + 32 + row, 8 + 32 + column] for row in (0, 98) for column in (0, 72)]
+    assert [round(float(pixel[0]) * 100) for pixel in centres] == [90, 50, 10, 100]
+
+
+def test_the_histogram_counts_every_score(comfy) -> None:
+    def bars(*scores: float) -> set[int]:
+        run = Run("ArtiMuseScorePlot", images=grey(*scores), scores=list(scores))
+        blue = np.array([0x4A, 0x7F, 0xB5]) / 255
+        pixels = run["histogram"][0].numpy()
+        columns = np.flatnonzero((np.abs(pixels - blue).max(-1) < 0.01).any(0))
+        return {int((column - 48) / (640 - 16 - 48) * 20) for column in columns}
+
+    assert bars(2.0, 52.0, 97.0) == {0, 10, 19}
+    assert bars(0.0, 100.0) == {0, 19}
+
+
+def test_best_of_n_keeps_image_latent_and_place(comfy) -> None:
+    latents = {"samples": torch.arange(3.0).reshape(3, 1, 1, 1)}
+    run = Run("ArtiMuseBestOfN", images=grey(10, 90, 50), latents=latents, model=brightness_model())
+    assert brightness([run["image"]]) == [90]
+    assert float(run["latent"]["samples"]) == 1
+    assert run["latent"]["batch_index"] == [1]
+    assert run["index"] == 1
+    assert run["best_score"] == pytest.approx(90, abs=0.5)
+
+
+def test_best_of_n_without_latents_says_what_to_wire(comfy) -> None:
+    run = Run("ArtiMuseBestOfN", images=grey(10, 90), scores=[2.0, 1.0])
+    assert run["index"] == 0
+    assert "wire its input 'latents'" in run["latent"].message
+
+
+# Critique
+
+
+@pytest.fixture
+def writer(comfy, tmp_path, tiny_checkpoint):
+    """A checkpoint that was not marked as scoring only; its texts are noise."""
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "models" / "artimuse" / "writer")
+    config = json.loads((folder / "config.json").read_text())
+    config["critiques"] = True
+    (folder / "config.json").write_text(json.dumps(config))
+    return Run("ArtiMuseLoader", model="writer")["artimuse_model"]
+
+
+def only(*keys: str) -> dict[str, bool]:
+    return {attribute.key: attribute.key in keys for attribute in ATTRIBUTES}
+
+
+def test_a_critique_equals_the_critics_and_shares_the_weights(comfy, tmp_path, writer) -> None:
+    from artimuse.artimuse_core.critic import Critic
+
+    image = torch.from_numpy(np.random.default_rng(0).random((1, 40, 30, 3), np.float32))
+    run = Run(
+        "ArtiMuseCritique",
+        images=[image, image],
+        model=writer,
+        max_new_tokens=6,
+        **only("overall_gestalt", "technical_execution"),
+    )
+    asked = [a for a in ATTRIBUTES if a.key in ("overall_gestalt", "technical_execution")]
+    pixels = Image.fromarray((image[0].numpy() * 255 + 0.5).astype(np.uint8))
+    wanted = Critic.load(writer.directory).critique(pixels, asked, max_new_tokens=6)
+    assert run["overall_gestalt_text"] == [wanted.texts["Overall Gestalt"]] * 2
+    row = json.loads(run["json"][0])
+    assert row["critique"] == wanted.texts
+    assert row["score"] == pytest.approx(wanted.result.score, abs=1e-3)
+    assert run["critique"][0].startswith(f"Score: {wanted.result.score:.2f}\n\n")
+    assert "switch it on" in run["theme_communication_text"].message
+    assert writer.critic().runner is writer.scorer.engine.runner
+    assert run.ui["critique"] == [wanted.texts] * 2
+
+
+def test_a_critique_streams_and_stops_at_a_token(comfy, writer) -> None:
+    inputs = {"images": grey(50), "model": writer, "max_new_tokens": 20}
+    Run("ArtiMuseCritique", **inputs, **only("overall_gestalt"))
+    whole = list(comfy.texts)
+    assert len(whole) > 2
+    assert all(later.startswith(earlier) for earlier, later in pairwise(whole))
+    comfy.texts.clear()
+    comfy.progress.clear()
+    comfy.interrupt_after = 2
+    with pytest.raises(comfy_stub.InterruptedRunError):
+        Run("ArtiMuseCritique", **inputs, **only("overall_gestalt"))
+    assert comfy.texts == whole[:2]
+
+
+def test_nano_says_in_one_line_that_it_cannot_write(comfy) -> None:
+    with pytest.raises(UsageError, match=r"nano scores only.*ArtiMuse Loader") as refusal:
+        Run("ArtiMuseCritique", images=grey(50))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_critique_of_nothing_is_refused(comfy, writer) -> None:
+    with pytest.raises(UsageError, match="switch on at least one"):
+        Run("ArtiMuseCritique", images=grey(50), model=writer, **only())
