@@ -22,6 +22,7 @@ from .artimuse_core.errors import ArtiMuseError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from .artimuse_core.scorer import Scorer
+    from .curation.decide import Wishes
     from .curation.records import Record
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -136,12 +137,46 @@ def score(
     _finish(records, len(files))
 
 
+def _selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = (
+        click.option("--top", help="Keep the best: a count (20) or a share (10%, at least one)."),
+        click.option(
+            "--min-score",
+            type=click.FloatRange(0, 100),
+            help="Keep only scores from here up (0-100).",
+        ),
+        click.option(
+            "--max-score", type=click.FloatRange(0, 100), help="Keep only scores up to here."
+        ),
+        click.option(
+            "--where",
+            help="Keep only where this holds: 'std < 8 and width >= 1024 and \"cat\" in prompt'.",
+        ),
+        click.option(
+            "--per",
+            metavar="KEY:K",
+            help="The best K of each prompt, seed, generator, workflow, checkpoint or folder.",
+        ),
+        click.option(
+            "--fair-by",
+            metavar="KEY",
+            help="Rank by percentile within a group (prompt), so that easy ones cannot sweep.",
+        ),
+        click.option("--lower-bound", is_flag=True, help="Rank by score minus spread."),
+        click.option(
+            "--buckets",
+            metavar="NAMES",
+            help="Sort into classes: great,good,rest or great:70,good:50,rest or great:10%,rest.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.argument("folders", nargs=-1, required=True, type=_existing_or_not, metavar="DIR...")
-@click.option("--top", help="Keep the best: a count (20) or a share (10%, at least one).")
-@click.option(
-    "--min-score", type=click.FloatRange(0, 100), help="Keep only scores from here up (0-100)."
-)
+@_selection_options
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Subfolders too.")
 @_model_options
 @click.option("--json", "as_json", is_flag=True, help="Print all records, one JSON object a line.")
@@ -149,8 +184,6 @@ def score(
 @click.option("--copy-to", type=_existing_or_not, help="Copy the kept images to this folder.")
 def curate(
     folders: Sequence[Path],
-    top: str | None,
-    min_score: float | None,
     recursive: bool,
     model: str,
     device: str,
@@ -160,34 +193,35 @@ def curate(
     as_json: bool,
     out: Path | None,
     copy_to: Path | None,
+    **rules: Any,
 ) -> None:
     """Rank the images of folders and keep the best.
 
     Only reports, unless --copy-to is given; the images themselves are never changed.
     """
     from .curation import actions, records, report
-    from .curation.pipeline import rank_records, score_files
+    from .curation.decide import rank_records
+    from .curation.pipeline import score_files
     from .curation.scan import scan
-    from .curation.selection import Top
 
     # Everything that can be wrong with the call is found out before the first image is scored.
-    share = Top.parse(top) if top is not None else None
+    wishes = _wishes(**rules)
     if out is not None:
         records.check_format(out)
     if copy_to is not None:
-        if share is None and min_score is None:
+        if not wishes.selecting:
             raise UsageError("--copy-to needs --top or --min-score to say which images to copy")
         actions.check_target(copy_to, folders)
     files = scan(folders, recursive=recursive)
     scorer = _load(model, device, dtype, max_pixels)
     with report.progress(len(files)) as advance:
         scored = score_files(scorer, files, batch_size=batch_size, on_record=advance)
-    ranked = rank_records(scored, top=share, min_score=min_score)
+    ranked = rank_records(scored, wishes)
 
     if as_json:
         records.write_json_lines(sys.stdout, ranked)
     else:
-        report.print_table(ranked, selecting=share is not None or min_score is not None)
+        report.print_table(ranked, selecting=wishes.selecting)
     click.echo(report.summary(ranked), err=True)
     if out is not None:
         records.write_records(out, ranked)
@@ -198,6 +232,30 @@ def curate(
         copies, failures = actions.copy_files(chosen, copy_to)
         click.echo(f"{len(copies)} images copied to {copy_to}", err=True)
     _finish(ranked, len(files), failures)
+
+
+def _wishes(
+    top: str | None,
+    min_score: float | None,
+    max_score: float | None,
+    where: str | None,
+    per: str | None,
+    fair_by: str | None,
+    lower_bound: bool,
+    buckets: str | None,
+) -> Wishes:
+    from .curation import decide, groups, selection
+
+    return decide.Wishes(
+        top=selection.Top.parse(top) if top is not None else None,
+        min_score=min_score,
+        max_score=max_score,
+        where=decide.parse_where(where) if where is not None else None,
+        per=groups.Per.parse(per) if per is not None else None,
+        fair_by=groups.check_key("--fair-by", fair_by) if fair_by is not None else None,
+        lower_bound=lower_bound,
+        buckets=selection.parse_buckets(buckets) if buckets is not None else (),
+    )
 
 
 @main.command()

@@ -7,11 +7,12 @@ import pytest
 
 from artimuse.artimuse_core.errors import UsageError
 from artimuse.curation.actions import check_target, copy_files
+from artimuse.curation.decide import Wishes, rank_records
 from artimuse.curation.metadata import read_metadata
-from artimuse.curation.pipeline import rank_records, score_files
+from artimuse.curation.pipeline import score_files
 from artimuse.curation.records import Record, write_records
 from artimuse.curation.scan import scan
-from artimuse.curation.selection import Top, rank, select
+from artimuse.curation.selection import Top, rank
 
 from .fakes import brightness_scorer
 
@@ -58,19 +59,10 @@ def test_equal_scores_rank_by_path_and_failures_not_at_all() -> None:
     assert rank([50, math.nan, 70, 50], ["b", "c", "d", "a"]) == [2, 3, 0]
 
 
-def test_an_image_must_pass_both_rules() -> None:
-    scores = [90, 80, 70, 60]
-    ranking = rank(scores, list("abcd"))
-    assert select(scores, ranking) == [0, 1, 2, 3]
-    assert select(scores, ranking, top=Top.parse("3"), min_score=75) == [0, 1]
-    assert select(scores, ranking, top=Top.parse("1"), min_score=60) == [0]
-    assert select(scores, ranking, min_score=95) == []
-
-
 def test_records_hold_what_the_design_names(folder) -> None:
     (folder / "broken.png").write_bytes(b"x")
     records = score_files(brightness_scorer(), scan([folder]))
-    ranked = rank_records(records, top=Top.parse("2"))
+    ranked = rank_records(records, Wishes(top=Top.parse("2")))
     assert [record.rank for record in ranked] == [1, 2, 3, 4, 5, 6, None]
     assert [record.selected for record in ranked] == [True, True] + [False] * 5
     scores = [record.score for record in ranked[:-1]]
