@@ -22,6 +22,7 @@ from .artimuse_core.errors import ArtiMuseError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from .artimuse_core.scorer import Scorer
+    from .curation.actions import Action
     from .curation.decide import Wishes
     from .curation.records import Record
 
@@ -174,14 +175,44 @@ def _selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _action_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = (
+        click.option("--copy-to", type=_existing_or_not, help="Copy the kept images there."),
+        click.option("--move-to", type=_existing_or_not, help="Move the kept images there."),
+        click.option("--link-to", type=_existing_or_not, help="Link to the kept images there."),
+        click.option("--hard-links", is_flag=True, help="--link-to makes hard links."),
+        click.option(
+            "--trash",
+            is_flag=False,
+            flag_value="rest",
+            type=click.Choice(["rest", "kept"]),
+            help="Put the images that are not kept into the system's trash; or the kept ones.",
+        ),
+        click.option(
+            "--write-xmp", is_flag=True, help="Rating and score into image.png.xmp sidecars."
+        ),
+        click.option(
+            "--write-png",
+            type=_existing_or_not,
+            metavar="DIR",
+            help="Copies of the kept PNGs there, the score in a text chunk.",
+        ),
+        click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @main.command()
-@click.argument("folders", nargs=-1, required=True, type=_existing_or_not, metavar="DIR...")
+@click.argument("folders", nargs=-1, type=_existing_or_not, metavar="DIR...")
 @_selection_options
+@_action_options
+@click.option("--undo", metavar="RUN", help="Take back what a run did; 'last' for the last.")
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Subfolders too.")
 @_model_options
 @click.option("--json", "as_json", is_flag=True, help="Print all records, one JSON object a line.")
 @click.option("--out", type=_existing_or_not, help="Write all records to FILE.jsonl or FILE.csv.")
-@click.option("--copy-to", type=_existing_or_not, help="Copy the kept images to this folder.")
 def curate(
     folders: Sequence[Path],
     recursive: bool,
@@ -192,26 +223,32 @@ def curate(
     max_pixels: float,
     as_json: bool,
     out: Path | None,
-    copy_to: Path | None,
-    **rules: Any,
+    undo: str | None,
+    dry_run: bool,
+    **asked: Any,
 ) -> None:
     """Rank the images of folders and keep the best.
 
-    Only reports, unless --copy-to is given; the images themselves are never changed.
+    Only reports, unless an action is asked for; every action can be undone.
     """
-    from .curation import actions, records, report
+    from .curation import records, report
     from .curation.decide import rank_records
     from .curation.pipeline import score_files
     from .curation.scan import scan
 
     # Everything that can be wrong with the call is found out before the first image is scored.
-    wishes = _wishes(**rules)
+    action = _action(folders, **{name: asked.pop(name) for name in _ACTIONS})
+    wishes = _wishes(**asked)
+    _repair()
+    if undo is not None:
+        _undo(undo)
+        return
+    if not folders:
+        raise UsageError("expected at least one folder or image; see --help")
     if out is not None:
         records.check_format(out)
-    if copy_to is not None:
-        if not wishes.selecting:
-            raise UsageError("--copy-to needs --top or --min-score to say which images to copy")
-        actions.check_target(copy_to, folders)
+    if action is not None and action.kind != "xmp" and not (wishes.selecting or wishes.buckets):
+        raise UsageError("an action needs --top or another rule to say which images to take")
     files = scan(folders, recursive=recursive)
     scorer = _load(model, device, dtype, max_pixels)
     with report.progress(len(files)) as advance:
@@ -227,11 +264,103 @@ def curate(
         records.write_records(out, ranked)
         click.echo(f"{len(ranked)} records written to {out}", err=True)
     failures: list[str] = []
-    if copy_to is not None and len(scored) == len(files):
-        chosen = [Path(record.path) for record in ranked if record.selected]
-        copies, failures = actions.copy_files(chosen, copy_to)
-        click.echo(f"{len(copies)} images copied to {copy_to}", err=True)
+    if action is not None and len(scored) == len(files):
+        failures = _act(action, ranked, dry_run)
     _finish(ranked, len(files), failures)
+
+
+_ACTIONS = ("copy_to", "move_to", "link_to", "hard_links", "trash", "write_xmp", "write_png")
+
+
+def _action(
+    folders: Sequence[Path],
+    copy_to: Path | None,
+    move_to: Path | None,
+    link_to: Path | None,
+    hard_links: bool,
+    trash: str | None,
+    write_xmp: bool,
+    write_png: Path | None,
+) -> Action | None:
+    from .curation import actions
+    from .curation import trash as bin
+
+    link = "hardlink" if hard_links else "symlink"
+    targets = {
+        "--copy-to": ("copy", copy_to),
+        "--move-to": ("move", move_to),
+        "--link-to": (link, link_to),
+        "--write-png": ("png", write_png),
+    }
+    asked = [option for option, (_, target) in targets.items() if target is not None]
+    asked += ["--trash"] * (trash is not None) + ["--write-xmp"] * write_xmp
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(asked)}: expected one action a run; scores are kept")
+    if hard_links and link_to is None:
+        raise UsageError("--hard-links says how --link-to links; give --link-to DIR")
+    if not asked:
+        return None
+    if asked == ["--write-xmp"]:
+        return actions.Action("xmp")
+    if trash is not None:
+        bin.check()
+        return actions.Action("trash", rest=trash == "rest")
+    kind, target = targets[asked[0]]
+    assert target is not None
+    actions.check_target(asked[0], target, folders)
+    return actions.Action(kind, target)
+
+
+def _act(action: Action, ranked: Sequence[Record], dry_run: bool) -> list[str]:
+    """Plan, journal and perform; returns one line for each file that failed."""
+    from .curation import actions
+    from .curation.journal import Journal, new_run
+    from .curation.places import state_folder
+
+    steps = actions.plan(action.chosen(ranked), action.kind, action.target)
+    if dry_run:
+        for step in steps:
+            arrow = f" -> {step.target}" if step.target else ""
+            click.echo(f"would {action.kind}: {step.source}{arrow}", err=True)
+        click.echo(f"dry run: {len(steps)} files, nothing was touched", err=True)
+        return []
+    if not steps:
+        click.echo("nothing to do: every image is there already", err=True)
+        return []
+    journal = Journal.create(state_folder() / "journals", new_run(), steps)
+    try:
+        outcome = actions.perform(journal)
+    finally:
+        journal.close()
+    click.echo(f"{action.describe(outcome)}; --undo {journal.run} takes it back", err=True)
+    return outcome.failures
+
+
+def _repair() -> None:
+    from .curation import actions
+    from .curation.places import state_folder
+
+    for line in actions.repair(state_folder() / "journals"):
+        click.echo(line, err=True)
+
+
+def _undo(run: str) -> None:
+    from .curation import actions
+    from .curation import journal as journals
+    from .curation.places import state_folder
+
+    journal = journals.find(state_folder() / "journals", run)
+    if not journal.open():
+        raise UsageError(f"run {journal.run} is still going on")
+    try:
+        outcome = actions.undo(journal)
+    finally:
+        journal.close()
+    click.echo(f"run {journal.run}: {outcome.done} images are where they were", err=True)
+    for line in outcome.failures:
+        click.echo(f"failed: {line}", err=True)
+    if outcome.failures:
+        sys.exit(FAILED)
 
 
 def _wishes(

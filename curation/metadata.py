@@ -1,8 +1,8 @@
 """What generators write into their images: prompt, seed, model, sampler.
 
-ComfyUI's graphs and A1111's ``parameters`` are read here; InvokeAI, Fooocus and NovelAI are left to
-sd-parsers (decision 0010). Metadata is a stranger's text: any part of it may be missing, huge or broken, and
-then it simply is not there.
+ComfyUI's graphs and A1111's ``parameters`` are read here; InvokeAI, Fooocus and NovelAI are left
+to sd-parsers (decision 0010). Metadata is a stranger's text: any part of it may be missing, huge or
+broken, and then it simply is not there.
 """
 
 from __future__ import annotations

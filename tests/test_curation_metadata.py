@@ -131,7 +131,7 @@ def test_graphs_that_go_in_circles_end() -> None:
 def test_a1111_settings_with_quotes_and_loras() -> None:
     text = (
         "a cat <lora:fur:0.8>\nNegative prompt: blurry\nSteps: 20, Sampler: DPM++ 2M, "
-        'Schedule type: Karras, CFG scale: 6.5, Seed: 18446744073709551615, Size: 512x512, Model: "a, b: c", '
+        'Schedule type: Karras, CFG scale: 6.5, Seed: 18446744073709551615, Model: "a, b: c", '
         'Lora hashes: "fur: 1, x: 2", Version: v1.6'
     )
     info = read_metadata({"parameters": text})
