@@ -33,6 +33,13 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _own_cache_and_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes what belongs to the user."""
+    monkeypatch.setenv("ARTIMUSE_CACHE", str(tmp_path / ".cache"))
+    monkeypatch.setenv("ARTIMUSE_STATE", str(tmp_path / ".state"))
+
+
 @pytest.fixture(scope="session")
 def pictures() -> list[Image.Image]:
     """50 rendered RGB pictures of various sizes."""

@@ -79,7 +79,10 @@ def test_out_and_copy_to(folder, tmp_path) -> None:
     [
         (["--top", "zero"], "expected a count"),
         (["--out", "run.xls"], "jsonl"),
-        (["--copy-to", "best"], "needs --top or --min-score"),
+        (["--copy-to", "best"], "needs --top"),
+        (["--top", "1", "--copy-to", "a", "--move-to", "b"], "one action a run"),
+        (["--where", "score > 'x'"], "makes no sense"),
+        (["--undo", "nonsense"], "no run has touched"),
         (["--min-score", "200"], "range"),
         (["--no-such-option"], "No such option"),
     ],
