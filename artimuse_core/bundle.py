@@ -13,11 +13,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from .errors import ModelError, UsageError
 from .preprocess import IMAGENET_MEAN, IMAGENET_STD
 from .score_tokens import ScoreTokens
 
 MANIFEST = "manifest.json"
+GOLDEN = "golden.npz"
+"""What torch answered to rendered pictures when the bundle was exported."""
 FORMAT = 1
 """Version of the manifest; a bundle with a newer one is refused."""
 
@@ -113,6 +118,17 @@ def check_graph(directory: Path, manifest: Manifest) -> bytes:
             "export or download the bundle again"
         )
     return graph
+
+
+def golden_logits(directory: Path) -> npt.NDArray[np.float32]:
+    """(N, K) fp32: what torch answered to the first N of ``pictures.render_pictures``."""
+    path = directory / GOLDEN
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            logits: npt.NDArray[np.float32] = stored["score_logits"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot read {path}: {error}; export the bundle again") from error
+    return logits
 
 
 def write(directory: Path, manifest: Manifest) -> None:

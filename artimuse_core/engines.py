@@ -98,6 +98,13 @@ class OnnxEngine:
             raise ModelError(f"onnxruntime failed: {text}") from error
         return np.asarray(logits, np.float32)
 
+    def embed(self, pixel_values: Floats) -> Floats:
+        """(B, 3, S, S) fp32 → (B, W) unit vectors; ModelError where the graph gives none."""
+        if "embedding" not in {output.name for output in self._session.get_outputs()}:
+            raise ModelError("this bundle's graph gives no embedding; export it again")
+        (embedding,) = self._session.run(["embedding"], {"pixel_values": pixel_values})
+        return np.asarray(embedding, np.float32)
+
 
 class TorchEngine:
     """The scoring graph in torch over a checkpoint of any layout."""

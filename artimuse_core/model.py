@@ -98,7 +98,19 @@ class ScoringGraph(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, S, S) normalised pixels → (B, K) fp32 logits of the score tokens."""
-        image = self.image_embeddings(pixel_values)
+        return self._read(self.image_embeddings(pixel_values))
+
+    def score_and_embed(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Score logits (B, K), and (B, vision width) fp32 unit vectors of what the tower saw.
+
+        The vectors are the mean over the patches: pictures that look alike lie close together.
+        """
+        features = self.image_features(pixel_values)
+        embedding = F.normalize(features.float().mean(dim=1), dim=1)
+        return self._read(self._project(features)), embedding
+
+    def _read(self, image: Tensor) -> Tensor:
+        """Image tokens (B, tokens, LLM width) → (B, K) score logits."""
         after = self.after_embeddings if self._frozen else self._after_embeddings()
         hidden = torch.cat([image, after.expand(image.shape[0], -1, -1)], dim=1)
         return self._score(self._decode(hidden, self.prefix(), last_only=True))
@@ -134,7 +146,9 @@ class ScoringGraph(nn.Module):
 
     def image_embeddings(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, S, S) → (B, image tokens, LLM width): pixel unshuffle ("v2"), then the MLP."""
-        x = self.image_features(pixel_values)
+        return self._project(self.image_features(pixel_values))
+
+    def _project(self, x: Tensor) -> Tensor:
         side, width = self.input_size // _side(self.vision.config.patch_size), x.shape[-1]
         x = x.reshape(-1, side // 2, 2, side // 2, 2, width)
         x = x.permute(0, 1, 3, 2, 4, 5).reshape(-1, self.image_tokens, 4 * width)

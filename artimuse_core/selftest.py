@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from . import bundle
 from .engines import Floats, OnnxEngine
 from .errors import MissingExtraError
 from .models import locate
+from .pictures import render_pictures
 from .preprocess import preprocess_batch
 from .prompts import IMG_CONTEXT, INTERNVL2_5_SYSTEM, SCORE_QUESTION, chat_prompt
 from .score_tokens import ORDERED_100
 
-LOGITS = "selftest.json"
-"""In a bundle: what torch answered for :func:`pictures` when it was exported."""
+PICTURES = 3
+"""Enough to see a fault, few enough for 8B on a CPU; ``artimuse export verify`` takes all 64."""
 
 FP32_LOGIT_BOUND = 2e-3
 SCORE_BOUND = 0.5
@@ -65,22 +65,11 @@ def run(model: str | Path, device: str = "auto", dtype: str = "auto") -> Iterato
         yield from _checkpoint(directory, device, dtype, goldens["qwen2_5_score_token_ids"])
 
 
-def pictures() -> list[Image.Image]:
-    """Three RGB pictures made with integers alone, the same on every machine."""
-    random = np.random.default_rng(20)
-    sizes = ((640, 480), (97, 301), (448, 448))
-    cells = ((12, 16, 3), (5, 3, 3), (64, 64, 3))
-    return [
-        Image.fromarray(random.integers(0, 256, grid, dtype=np.uint8)).resize(
-            size, Image.Resampling.BICUBIC
-        )
-        for size, grid in zip(sizes, cells, strict=True)
-    ]
-
-
 def _preprocessing(wanted: dict[str, str]) -> Check:
     got = {
-        side: hashlib.sha256(preprocess_batch(pictures(), int(side)).tobytes()).hexdigest()
+        side: hashlib.sha256(
+            preprocess_batch(render_pictures(PICTURES), int(side)).tobytes()
+        ).hexdigest()
         for side in wanted
     }
     return _equal("preprocessing", got, wanted)
@@ -88,13 +77,9 @@ def _preprocessing(wanted: dict[str, str]) -> Check:
 
 def _bundle(directory: Path, device: str) -> Iterator[Check]:
     manifest = bundle.read(directory)
-    path = directory / LOGITS
-    if not path.is_file():
-        yield Check("logits", False, f"{directory} has no {LOGITS}; export it again")
-        return
-    wanted = np.array(json.loads(path.read_text("utf-8"))["score_logits"], np.float32)
+    wanted = bundle.golden_logits(directory)[:PICTURES]
     engine = OnnxEngine(directory, manifest, device=device)
-    got = engine.score_logits(preprocess_batch(pictures(), manifest.input_size))
+    got = engine.score_logits(preprocess_batch(render_pictures(PICTURES), manifest.input_size))
     yield _logits(f"onnxruntime on {engine.device} and torch", got, wanted, manifest.precision)
 
 
@@ -121,7 +106,9 @@ def _checkpoint(directory: Path, device: str, dtype: str, qwen_ids: list[int]) -
     image_ids = [tokenizer.convert_tokens_to_ids(IMG_CONTEXT)] * graph.image_tokens
     cut_at_image = graph.before_ids.tolist() + image_ids + graph.after_ids.tolist()
     yield _equal("prompt tokens", cut_at_image, prompt_ids)
-    pixels = torch.from_numpy(preprocess_batch(pictures(), graph.input_size)).to(place, kind)
+    pixels = torch.from_numpy(preprocess_batch(render_pictures(PICTURES), graph.input_size)).to(
+        place, kind
+    )
     # The naive forward of transformers' own class over the same weights, every logit built.
     with torch.inference_mode():
         wanted = torch.cat(

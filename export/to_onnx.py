@@ -15,37 +15,46 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from ..artimuse_core import bundle, checkpoint, selftest
+from ..artimuse_core import bundle, checkpoint
 from ..artimuse_core.engines import OnnxEngine, TorchEngine
+from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.outputs import new_directory
-from ..artimuse_core.preprocess import preprocess_batch
 from ..artimuse_core.score_tokens import ORDERED_100
 from ..artimuse_core.torch_graph import build_graph
 from . import verify
+from .quantize import reduce_precision
 
 OPSET = 20
 GRAPH = "score.onnx"
 
 
-def export_onnx(checkpoint_dir: Path, output: Path, *, name: str = "", card: str = "") -> Path:
-    """Write the bundle ``output`` (manifest and graph) and return its directory.
+def export_onnx(
+    checkpoint_dir: Path,
+    output: Path,
+    *,
+    name: str = "",
+    card: str = "",
+    precision: str = "fp32",
+) -> Path:
+    """Write the bundle ``output`` (manifest, graph, golden answers) and return its directory.
 
-    ``checkpoint_dir`` is in the official InternVLChat format. Facts about its training are taken
-    from ``figures.json`` beside its weights, where there is one. The bundle is made in a temporary
-    directory next to ``output`` and renamed only after :mod:`.verify` has passed it.
+    ``checkpoint_dir`` is of any layout; ``precision`` is one of ``quantize.PRECISIONS``. Facts
+    about its training are taken from ``figures.json`` beside its weights, where there is one. The
+    bundle is made in a temporary directory next to ``output`` and renamed only after
+    :mod:`.verify` has passed it.
 
     Raises UsageError if ``output`` exists, ModelError if the checkpoint is unusable or the artifact
     does not agree with torch.
     """
     with new_directory(output) as work:
-        _write_bundle(checkpoint_dir, work, name or checkpoint_dir.resolve().name, card)
+        _write_bundle(checkpoint_dir, work, name or checkpoint_dir.resolve().name, card, precision)
     return output
 
 
-def _write_bundle(checkpoint_dir: Path, work: Path, name: str, card: str) -> None:
+def _write_bundle(checkpoint_dir: Path, work: Path, name: str, card: str, precision: str) -> None:
     config = checkpoint.read_config(checkpoint_dir)
     graph, prompt = build_graph(checkpoint_dir)
-    model = trace(graph.freeze(), graph.input_size)
+    model = trace(graph.freeze(keep_text=False), graph.input_size, precision)
     data = model.SerializeToString()
     (work / GRAPH).write_bytes(data)
     training = _training_facts(checkpoint_dir)
@@ -57,7 +66,7 @@ def _write_bundle(checkpoint_dir: Path, work: Path, name: str, card: str) -> Non
         input_size=graph.input_size,
         score_tokens=ORDERED_100.name,
         token_table=dict(zip(ORDERED_100.tokens, ORDERED_100.values, strict=True)),
-        precision="fp32",
+        precision=precision,
         prompt_sha256=hashlib.sha256(prompt.text(graph.image_tokens).encode()).hexdigest(),
         source_sha256=_weights_hash(checkpoint_dir),
         licence=training.get("licence", config.get("license", "")),
@@ -67,27 +76,32 @@ def _write_bundle(checkpoint_dir: Path, work: Path, name: str, card: str) -> Non
         | {"python": platform.python_version()},
     )
     torch_engine = TorchEngine(checkpoint_dir, device="cpu", dtype="fp32")
-    answers = torch_engine.score_logits(preprocess_batch(selftest.pictures(), graph.input_size))
-    golden = json.dumps({"score_logits": np.round(answers.astype(float), 5).tolist()})
-    (work / selftest.LOGITS).write_text(golden + "\n", encoding="utf-8")
+    wanted = verify.answers(torch_engine, graph.input_size)
+    np.savez(work / bundle.GOLDEN, score_logits=wanted)
     agreement = verify.compare(
-        OnnxEngine(work, manifest, device="cpu"),
-        torch_engine,
-        manifest.tokens(),
-        manifest.input_size,
+        OnnxEngine(work, manifest, device="cpu"), wanted, manifest.tokens(), graph.input_size
     )
-    verify.require(agreement)
+    verify.require(agreement, precision)
     bundle.write(work, replace(manifest, verification=asdict(agreement)))
 
 
-def trace(graph: torch.nn.Module, input_size: int) -> onnx.ModelProto:
+class _Artifact(torch.nn.Module):
+    def __init__(self, graph: ScoringGraph) -> None:
+        super().__init__()
+        self.scoring = graph  # `graph` is a name torch.fx keeps for itself
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.scoring.score_and_embed(pixel_values)
+
+
+def trace(graph: ScoringGraph, input_size: int, precision: str = "fp32") -> onnx.ModelProto:
     """The frozen graph as ONNX, batch dynamic, weights stored in fp16 where that loses nothing."""
     example = torch.zeros(2, 3, input_size, input_size)
     program = torch.onnx.export(
-        graph,
+        _Artifact(graph).eval(),
         (example,),
         input_names=["pixel_values"],
-        output_names=["score_logits"],
+        output_names=["score_logits", "embedding"],
         dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch", min=1)}},
         opset_version=OPSET,
         dynamo=True,
@@ -96,6 +110,7 @@ def trace(graph: torch.nn.Module, input_size: int) -> onnx.ModelProto:
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     model = program.model_proto
+    model = reduce_precision(model, precision)
     store_as_fp16(model)
     del model.metadata_props[:]
     for node in model.graph.node:  # the exporter leaves stack traces with the maker's paths

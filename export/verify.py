@@ -1,92 +1,124 @@
-"""Does an artifact answer as torch does? Measured on rendered pictures, before it gets its name."""
+"""Does an artifact answer as torch does? Measured before it gets its name, and again anywhere.
+
+What torch answered in fp32 travels in the bundle, so that it can be verified without torch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFilter
 
-from ..artimuse_core.engines import Engine
+from ..artimuse_core import bundle
+from ..artimuse_core.engines import Engine, OnnxEngine
 from ..artimuse_core.errors import ModelError
+from ..artimuse_core.pictures import render_pictures
 from ..artimuse_core.preprocess import preprocess_batch
 from ..artimuse_core.score_tokens import ScoreTokens
 
-SCORE_BOUND = 0.05
-"""Largest tolerated difference in score points between artifact and torch, fp32."""
-LOGIT_BOUND = 1e-3
+IMAGES = 64
+TOP = 0.1
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What is tolerated of one precision."""
+
+    points: float
+    """Largest difference of a score."""
+    srcc: float = 0.0
+    """Least rank correlation."""
+
+
+BOUNDS = {
+    "fp32": Bound(0.05),
+    "fp16": Bound(0.3),
+    "bf16": Bound(0.5),
+    "int8": Bound(2.0, srcc=0.995),
+    "int4": Bound(4.0, srcc=0.98),
+}
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Differences between two engines on the same pixels."""
+    """An artifact against torch in fp32, on the same pixels."""
 
     images: int
     max_logit_error: float
     max_score_error: float
     """Score points."""
     mean_score_error: float
+    srcc: float
+    top_10_agreement: float
+    """Share of torch's best tenth that is in the artifact's best tenth too."""
 
-    @property
-    def fine(self) -> bool:
-        return self.max_score_error <= SCORE_BOUND and self.max_logit_error <= LOGIT_BOUND
+    def __str__(self) -> str:
+        return (
+            f"{self.images} images: scores differ by {self.mean_score_error:.3g} on average and "
+            f"{self.max_score_error:.3g} at most, SRCC {self.srcc:.4f}, "
+            f"{self.top_10_agreement:.0%} of the top 10% the same"
+        )
 
 
-def render_pictures(count: int, seed: int = 0) -> list[Image.Image]:
-    """Smooth, noisy, flat and structured RGB pictures of various sizes, the same for each seed."""
-    random = np.random.default_rng(seed)
-    pictures = []
-    for index in range(count):
-        width, height = (int(side) for side in random.integers(32, 512, 2))
-        coarse = random.integers(0, 256, (*random.integers(1, 24, 2), 3), dtype=np.uint8)
-        picture = Image.fromarray(coarse).resize((width, height), Image.Resampling(index % 4))
-        if index % 5 == 0:
-            picture = picture.filter(ImageFilter.UnsharpMask(4, 300))
-        if index % 7 == 0:
-            noise = random.normal(0, 40, (height, width, 3))
-            noisy = np.clip(np.asarray(picture) + noise, 0, 255)
-            picture = Image.fromarray(noisy.astype(np.uint8))
-        pictures.append(picture)
-    return pictures
+def pixel_batches(size: int, batch: int = 8) -> list[npt.NDArray[np.float32]]:
+    """The pictures that every artifact is verified on, preprocessed."""
+    pictures = render_pictures(IMAGES)
+    return [
+        preprocess_batch(pictures[start : start + batch], size) for start in range(0, IMAGES, batch)
+    ]
+
+
+def answers(engine: Engine, size: int) -> npt.NDArray[np.float32]:
+    """(IMAGES, K) score logits."""
+    return np.concatenate([engine.score_logits(batch) for batch in pixel_batches(size)])
 
 
 def compare(
-    artifact: Engine,
-    reference: Engine,
-    tokens: ScoreTokens,
-    input_size: int,
-    *,
-    images: int = 64,
-    batch_size: int = 8,
+    artifact: Engine, wanted: npt.NDArray[np.float32], tokens: ScoreTokens, size: int
 ) -> Agreement:
-    """Run both engines over ``images`` pictures, in batches and, for the artifact, also singly."""
-    pictures = render_pictures(images)
-    batches = [
-        preprocess_batch(pictures[start : start + batch_size], input_size)
-        for start in range(0, images, batch_size)
-    ]
-    wanted = np.concatenate([reference.score_logits(batch) for batch in batches])
-    batched = np.concatenate([artifact.score_logits(batch) for batch in batches])
-    singly = np.concatenate([artifact.score_logits(one[None]) for b in batches for one in b])
-
-    def scores(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        return tokens.readout(logits).score
-
-    score_errors = np.abs(np.stack([scores(batched), scores(singly)]) - scores(wanted))
+    """Run an artifact in batches and singly against what torch ``wanted``."""
+    batched = answers(artifact, size)
+    singly = np.concatenate(
+        [artifact.score_logits(one[None]) for batch in pixel_batches(size) for one in batch]
+    )
+    got, single, expected = (tokens.readout(logits).score for logits in (batched, singly, wanted))
+    errors = np.abs(np.stack([got, single]) - expected)
+    best = max(1, round(TOP * len(expected)))
+    same = set(np.argsort(-got)[:best]) & set(np.argsort(-expected)[:best])
     return Agreement(
-        images=images,
+        images=len(expected),
         max_logit_error=float(np.abs(np.stack([batched, singly]) - wanted).max()),
-        max_score_error=float(score_errors.max()),
-        mean_score_error=float(score_errors.mean()),
+        max_score_error=float(errors.max()),
+        mean_score_error=float(errors.mean()),
+        srcc=float(np.corrcoef(_ranks(got), _ranks(expected))[0, 1]),
+        top_10_agreement=len(same) / best,
     )
 
 
-def require(agreement: Agreement) -> None:
+def _ranks(values: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+    return np.argsort(np.argsort(values))
+
+
+def require(agreement: Agreement, precision: str) -> None:
     """Raise ModelError where an artifact is not the model it was made from."""
-    if not agreement.fine:
+    bound = BOUNDS[precision]
+    if agreement.max_score_error > bound.points or agreement.srcc < bound.srcc:
         raise ModelError(
-            f"the artifact differs from torch by up to {agreement.max_score_error:.3g} points and "
-            f"{agreement.max_logit_error:.3g} in a logit over {agreement.images} images; "
-            f"tolerated are {SCORE_BOUND} and {LOGIT_BOUND}"
+            f"the {precision} artifact differs too much from torch ({agreement}); tolerated are "
+            f"{bound.points} points and SRCC {bound.srcc}"
         )
+
+
+def verify_bundle(directory: Path, device: str = "auto") -> Agreement:
+    """Repeat a bundle's verification here. Raises ModelError over the bound."""
+    manifest = bundle.read(directory)
+    agreement = compare(
+        OnnxEngine(directory, manifest, device=device),
+        bundle.golden_logits(directory),
+        manifest.tokens(),
+        manifest.input_size,
+    )
+    require(agreement, manifest.precision)
+    return agreement

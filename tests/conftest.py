@@ -43,7 +43,7 @@ def _own_cache_and_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.fixture(scope="session")
 def pictures() -> list[Image.Image]:
     """50 rendered RGB pictures of various sizes."""
-    from artimuse.export.verify import render_pictures
+    from artimuse.artimuse_core.pictures import render_pictures
 
     return render_pictures(50)
 

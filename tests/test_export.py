@@ -7,6 +7,8 @@ import pytest
 from artimuse import Scorer
 from artimuse.artimuse_core import bundle
 from artimuse.artimuse_core.errors import ModelError, UsageError
+from artimuse.artimuse_core.models import NANO, locate
+from artimuse.artimuse_core.pictures import render_pictures
 from artimuse.artimuse_core.preprocess import preprocess_batch
 from artimuse.artimuse_core.score_tokens import ORDERED_100
 from artimuse.export import to_onnx, verify
@@ -47,7 +49,7 @@ def test_manifest_says_where_it_comes_from(tiny_bundle) -> None:
     assert manifest.tokens().tokens == ORDERED_100.tokens
     assert manifest.tokens().values == ORDERED_100.values
     assert manifest.verification["images"] >= 50
-    assert manifest.verification["max_score_error"] < verify.SCORE_BOUND
+    assert manifest.verification["max_score_error"] < verify.BOUNDS["fp32"].points
     assert len(manifest.source_sha256) == len(manifest.prompt_sha256) == 64
     assert manifest.tools["onnx"]
 
@@ -70,8 +72,8 @@ def test_existing_output_is_not_touched(tiny_checkpoint, tmp_path) -> None:
 
 
 def test_an_artifact_that_disagrees_leaves_nothing(tiny_checkpoint, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(verify, "SCORE_BOUND", -1.0)
-    with pytest.raises(ModelError, match="differs from torch"):
+    monkeypatch.setitem(verify.BOUNDS, "fp32", verify.Bound(-1.0))
+    with pytest.raises(ModelError, match="differs too much from torch"):
         to_onnx.export_onnx(tiny_checkpoint, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
 
@@ -103,6 +105,39 @@ def test_a_manifest_that_makes_no_sense_is_refused(broken, change: dict, reason:
 
 
 def test_shipped_weights_stay_small() -> None:
-    from artimuse.artimuse_core.scorer import NANO, locate
-
     assert sum(file.stat().st_size for file in locate(NANO).iterdir()) <= 16_000_000
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+def test_fewer_bits_stay_within_their_bound(tmp_path, precision) -> None:
+    bundle_dir = to_onnx.export_onnx(locate(NANO), tmp_path / precision, precision=precision)
+    manifest = bundle.read(bundle_dir)
+    assert manifest.precision == precision
+    assert 0 < manifest.verification["max_score_error"] <= verify.BOUNDS[precision].points
+    again = verify.verify_bundle(bundle_dir, "cpu")
+    assert again.max_score_error == pytest.approx(manifest.verification["max_score_error"])
+
+
+def test_a_bundle_verifies_itself_anywhere_and_says_when_it_differs(broken) -> None:
+    assert verify.verify_bundle(broken, "cpu").images == verify.IMAGES
+    golden = dict(np.load(broken / bundle.GOLDEN))
+    golden["score_logits"][5, 50] += 9
+    np.savez(broken / bundle.GOLDEN, **golden)
+    with pytest.raises(ModelError, match="differs too much"):
+        verify.verify_bundle(broken, "cpu")
+    (broken / bundle.GOLDEN).unlink()
+    with pytest.raises(ModelError, match=r"cannot read .*golden"):
+        verify.verify_bundle(broken, "cpu")
+
+
+def test_pictures_that_look_alike_have_close_embeddings(tiny_bundle, tiny_checkpoint) -> None:
+    from PIL import ImageEnhance
+
+    pictures = render_pictures(12, seed=4)
+    alike = [ImageEnhance.Brightness(p).enhance(1.03) for p in pictures]
+    engine = Scorer.load(tiny_bundle).engine
+    size = Scorer.load(tiny_bundle).input_size
+    a, b = (engine.embed(preprocess_batch(images, size)) for images in (pictures, alike))
+    np.testing.assert_allclose(np.linalg.norm(a, axis=1), 1, atol=1e-5)
+    similar = a @ b.T
+    assert (similar.argmax(axis=1) == np.arange(12)).mean() > 0.9

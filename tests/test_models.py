@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from artimuse import Scorer
 from artimuse.artimuse_core import checkpoint, selftest
+from artimuse.artimuse_core.bundle import GOLDEN
 from artimuse.artimuse_core.errors import ModelError, OutOfMemoryError, UsageError
 from artimuse.artimuse_core.models import locate
 from artimuse.artimuse_core.preprocess import preprocess_batch
@@ -448,9 +449,9 @@ def test_the_selftest_passes_on_every_backend(tiny_checkpoint, tiny_bundle, nati
 
 def test_the_selftest_says_what_differs(tiny_bundle, tmp_path, monkeypatch) -> None:
     bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
-    golden = json.loads((bundle / selftest.LOGITS).read_text())
-    golden["score_logits"][1][7] += 1
-    (bundle / selftest.LOGITS).write_text(json.dumps(golden))
+    golden = dict(np.load(bundle / GOLDEN))
+    golden["score_logits"][1, 7] += 1
+    np.savez(bundle / GOLDEN, **golden)
     failed = [check for check in selftest.run(bundle, "cpu") if not check.ok]
     assert [check.name for check in failed] == ["logits"]
     assert "differ by up to 1" in failed[0].detail
