@@ -106,6 +106,8 @@ def test_everything_a_user_sees_is_named_and_explained(comfy) -> None:
         assert schema.description
         for socket in [*schema.inputs, *schema.outputs]:
             assert socket.options.get("tooltip"), f"{schema.node_id}.{socket.id}"
+        for socket in schema.outputs:  # without one, the editor shows its type
+            assert socket.options.get("display_name"), f"{schema.node_id}.{socket.id}"
 
 
 def test_ids_are_unique_across_inputs_and_outputs(comfy) -> None:
