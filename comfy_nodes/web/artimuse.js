@@ -44,7 +44,8 @@ const STYLE = `
 .artimuse .row .value { text-align: right; font-variant-numeric: tabular-nums; }
 .artimuse .texts { flex: 1 1 auto; min-height: 0; overflow-y: auto; }
 .artimuse summary { cursor: pointer; font-weight: 600; }
-.artimuse details p { margin: 2px 0 6px; white-space: pre-wrap; user-select: text; }
+.artimuse details p { margin: 2px 0 6px; white-space: pre-wrap; overflow-wrap: anywhere;
+  user-select: text; }
 `;
 
 function make(tag, className, text) {
@@ -83,11 +84,12 @@ function drawBadge(output, index) {
   const spread = output.spread?.[index];
   const words = [];
   if (spread !== undefined) words.push(`± ${spread.toFixed(1)}`);
-  if (output.score.length > 1) {
+  if (output.kept) {
+    words.push(...(output.text ?? []));
+  } else if (output.score.length > 1) {
     const mean = output.score.reduce((a, b) => a + b) / output.score.length;
     words.push(`#${index} of ${output.score.length}, mean ${mean.toFixed(1)}`);
   }
-  if (output.kept && output.text) words.push(output.text[0]);
   badge.append(make("span", "dim", words.join(" · ")));
   return badge;
 }
