@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management as memory
 import folder_paths
 
-from ..artimuse_core.engines import TorchEngine
+from ..artimuse_core.bundle import is_bundle
+from ..artimuse_core.engines import DEVICES, TorchEngine
 from ..artimuse_core.errors import UsageError
 from ..artimuse_core.scorer import DEFAULT_BATCH_SIZE, NANO, Scorer, locate
 
@@ -118,10 +119,12 @@ def load(name: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
 def _load(directory: Path, device: str, dtype: str, newest: int) -> LoadedModel:
     """``newest``: when its files last changed, so that a replaced model is loaded anew."""
     target = memory.get_torch_device()
-    if target.type == "cuda" and device != "cpu":
+    if target.type == "cuda" and device in ("auto", "cuda"):
         # Make room: the weights go straight to where they compute.
         size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
         memory.free_memory(size, target)
+    if device == "auto" and not is_bundle(directory) and target.type in DEVICES:
+        device = str(target)  # ComfyUI may have been told to leave the GPU alone
     scorer = Scorer.load(directory, device, dtype)
     log.info("%s on %s: %s", scorer.name, scorer.engine.device, scorer.card)
     if not isinstance(scorer.engine, TorchEngine):
@@ -134,6 +137,14 @@ def _patcher(runner: Any) -> Any:
     from comfy.model_patcher import ModelPatcher
 
     graph = runner.graph
-    graph.device = runner.device  # where ComfyUI finds it at first; it updates this itself
+    # Where ComfyUI finds it at first; it keeps this up to date itself.
+    graph.device = comfyui_name(runner.device, memory.get_torch_device())
     offload = memory.unet_offload_device()
-    return ModelPatcher(graph, load_device=runner.device, offload_device=offload)
+    return ModelPatcher(graph, load_device=graph.device, offload_device=offload)
+
+
+def comfyui_name(device: Any, comfyui: Any) -> Any:
+    """``device`` as ComfyUI writes it: it compares devices when it makes room, and ``cuda`` is not
+    equal to ``cuda:0``."""
+    same = device.type == comfyui.type and device.index in (None, comfyui.index)
+    return comfyui if same else device

@@ -215,6 +215,15 @@ def test_comfyui_owns_the_memory_of_a_torch_model(comfy, tmp_path, tiny_checkpoi
     assert full
 
 
+def test_comfyui_can_make_room_because_devices_have_its_own_names(comfy) -> None:
+    from artimuse.comfy_nodes.models import comfyui_name
+
+    first, second = torch.device("cuda:0"), torch.device("cuda:1")
+    assert comfyui_name(torch.device("cuda"), first) == first != torch.device("cuda")
+    assert comfyui_name(second, first) == second
+    assert comfyui_name(torch.device("cpu"), first) == torch.device("cpu")
+
+
 # Score
 
 
