@@ -2,11 +2,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BASE := .venv
 DEV := .venv-dev
+T4 := .venv-transformers4
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 AGIQA ?= data/agiqa3k
 
-.PHONY: demo test test-all lint check bench nano clean
+.PHONY: demo test test-all test-transformers4 lint check bench nano clean
 
 demo: $(BASE)/.installed  ## Render sample generations and rank them with the embedded model.
 	$(BASE)/bin/python examples/render_generations.py examples/generations
@@ -17,6 +18,11 @@ test: $(DEV)/.installed  ## The tests that take minutes.
 
 test-all: $(DEV)/.installed  ## The slow ones too.
 	HF_HUB_OFFLINE=1 $(DEV)/bin/python -m pytest -m ''
+
+test-transformers4: $(T4)/.installed  ## What touches transformers, on the last of its 4 series.
+	HF_HUB_OFFLINE=1 $(T4)/bin/python -m pytest tests/test_checkpoint.py tests/test_models.py \
+		tests/test_critic.py tests/test_scorer.py tests/test_prompts.py tests/test_score_tokens.py \
+		tests/test_export.py
 
 lint: $(DEV)/.installed  ## ruff and mypy.
 	$(DEV)/bin/ruff check .
@@ -47,8 +53,15 @@ $(DEV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
 	# torch first and pinned: as somebody's dependency it would bring CUDA.
 	$(DEV)/bin/python $(PIP_INSTALL) torch
-	$(DEV)/bin/python $(PIP_INSTALL) -e '.[torch,export,train,dev]'
+	$(DEV)/bin/python $(PIP_INSTALL) -e '.[curate,torch,quantize,export,train,dev]'
+	touch $@
+
+$(T4)/.installed: pyproject.toml constraints-transformers4.txt
+	$(PYTHON) -m venv $(T4)
+	$(T4)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-transformers4.txt torch
+	$(T4)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-transformers4.txt \
+		-e '.[torch,export,train,dev]'
 	touch $@
 
 clean:  ## Remove environments, caches and rendered samples.
-	rm -rf $(BASE) $(DEV) build artimuse.egg-info examples/generations .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(BASE) $(DEV) $(T4) build artimuse.egg-info examples/generations .mypy_cache .ruff_cache .pytest_cache

@@ -22,6 +22,8 @@ from .artimuse_core.errors import ArtiMuseError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from .artimuse_core.scorer import Scorer
+    from .curation.actions import Action
+    from .curation.decide import Wishes
     from .curation.records import Record
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -60,7 +62,8 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             envvar="ARTIMUSE_MODEL",
             show_envvar=True,
             show_default=True,
-            help="nano (embedded), or a directory with an ONNX bundle or an official checkpoint.",
+            help="nano (embedded), artimuse (the authors' 8B; also -ava, -para, -tad66k, "
+            "-flickr-aes), a hub id, or a directory: checkpoint, adapter, ONNX bundle.",
         ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps."),
         click.option(
@@ -76,17 +79,56 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.FloatRange(0, 178, min_open=True),
             help="Larger images are reported, not decoded; in megapixels.",
         ),
+        click.option(
+            "--quantize",
+            default="none",
+            show_default=True,
+            expose_value=False,
+            callback=_remember,
+            help="int8 or nf4 weights, for a checkpoint on a small card.",
+        ),
+        click.option(
+            "--compile",
+            is_flag=True,
+            expose_value=False,
+            callback=_remember,
+            help="Compile a checkpoint's graph first; worth it for long runs on a GPU.",
+        ),
+        click.option(
+            "--deterministic",
+            is_flag=True,
+            expose_value=False,
+            callback=_remember,
+            help="Compute each image alone: no score depends on its neighbours.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
     return command
 
 
+def _remember(ctx: click.Context, option: click.Parameter, value: Any) -> None:
+    """Keep how to load the model for :func:`_load`, past the commands, which do not care."""
+    ctx.meta[f"artimuse.{option.name}"] = value
+
+
+def _remembered(name: str) -> Any:
+    return click.get_current_context().meta[f"artimuse.{name}"]
+
+
 def _load(model: str, device: str, dtype: str, max_pixels: float) -> Scorer:
     """Load a model and say on stderr which one scores."""
     from .artimuse_core.scorer import Scorer
 
-    scorer = Scorer.load(model, device, dtype, max_pixels=int(max_pixels * 1e6))
+    scorer = Scorer.load(
+        model,
+        device,
+        dtype,
+        max_pixels=int(max_pixels * 1e6),
+        quantize=_remembered("quantize"),
+        deterministic=_remembered("deterministic"),
+        compiled=_remembered("compile"),
+    )
     click.echo(f"model {scorer.name} on {scorer.engine.device}: {scorer.card}", err=True)
     return scorer
 
@@ -136,21 +178,83 @@ def score(
     _finish(records, len(files))
 
 
+def _selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = (
+        click.option("--top", help="Keep the best: a count (20) or a share (10%, at least one)."),
+        click.option(
+            "--min-score",
+            type=click.FloatRange(0, 100),
+            help="Keep only scores from here up (0-100).",
+        ),
+        click.option(
+            "--max-score", type=click.FloatRange(0, 100), help="Keep only scores up to here."
+        ),
+        click.option(
+            "--where",
+            help="Keep only where this holds: 'std < 8 and width >= 1024 and \"cat\" in prompt'.",
+        ),
+        click.option(
+            "--per",
+            metavar="KEY:K",
+            help="The best K of each prompt, seed, generator, workflow, checkpoint or folder.",
+        ),
+        click.option(
+            "--fair-by",
+            metavar="KEY",
+            help="Rank by percentile within a group (prompt), so that easy ones cannot sweep.",
+        ),
+        click.option("--lower-bound", is_flag=True, help="Rank by score minus spread."),
+        click.option(
+            "--buckets",
+            metavar="NAMES",
+            help="Sort into classes: great,good,rest or great:70,good:50,rest or great:10%,rest.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _action_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = (
+        click.option("--copy-to", type=_existing_or_not, help="Copy the kept images there."),
+        click.option("--move-to", type=_existing_or_not, help="Move the kept images there."),
+        click.option("--link-to", type=_existing_or_not, help="Link to the kept images there."),
+        click.option("--hard-links", is_flag=True, help="--link-to makes hard links."),
+        click.option(
+            "--trash",
+            is_flag=False,
+            flag_value="rest",
+            type=click.Choice(["rest", "kept"]),
+            help="Put the images that are not kept into the system's trash; or the kept ones.",
+        ),
+        click.option(
+            "--write-xmp", is_flag=True, help="Rating and score into image.png.xmp sidecars."
+        ),
+        click.option(
+            "--write-png",
+            type=_existing_or_not,
+            metavar="DIR",
+            help="Copies of the kept PNGs there, the score in a text chunk.",
+        ),
+        click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @main.command()
-@click.argument("folders", nargs=-1, required=True, type=_existing_or_not, metavar="DIR...")
-@click.option("--top", help="Keep the best: a count (20) or a share (10%, at least one).")
-@click.option(
-    "--min-score", type=click.FloatRange(0, 100), help="Keep only scores from here up (0-100)."
-)
+@click.argument("folders", nargs=-1, type=_existing_or_not, metavar="DIR...")
+@_selection_options
+@_action_options
+@click.option("--undo", metavar="RUN", help="Take back what a run did; 'last' for the last.")
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Subfolders too.")
 @_model_options
 @click.option("--json", "as_json", is_flag=True, help="Print all records, one JSON object a line.")
 @click.option("--out", type=_existing_or_not, help="Write all records to FILE.jsonl or FILE.csv.")
-@click.option("--copy-to", type=_existing_or_not, help="Copy the kept images to this folder.")
 def curate(
     folders: Sequence[Path],
-    top: str | None,
-    min_score: float | None,
     recursive: bool,
     model: str,
     device: str,
@@ -159,57 +263,186 @@ def curate(
     max_pixels: float,
     as_json: bool,
     out: Path | None,
-    copy_to: Path | None,
+    undo: str | None,
+    dry_run: bool,
+    **asked: Any,
 ) -> None:
     """Rank the images of folders and keep the best.
 
-    Only reports, unless --copy-to is given; the images themselves are never changed.
+    Only reports, unless an action is asked for; every action can be undone.
     """
-    from .curation import actions, records, report
-    from .curation.pipeline import rank_records, score_files
+    from .curation import records, report
+    from .curation.decide import rank_records
+    from .curation.pipeline import score_files
     from .curation.scan import scan
-    from .curation.selection import Top
 
     # Everything that can be wrong with the call is found out before the first image is scored.
-    share = Top.parse(top) if top is not None else None
+    action = _action(folders, **{name: asked.pop(name) for name in _ACTIONS})
+    wishes = _wishes(**asked)
+    _repair()
+    if undo is not None:
+        _undo(undo)
+        return
+    if not folders:
+        raise UsageError("expected at least one folder or image; see --help")
     if out is not None:
         records.check_format(out)
-    if copy_to is not None:
-        if share is None and min_score is None:
-            raise UsageError("--copy-to needs --top or --min-score to say which images to copy")
-        actions.check_target(copy_to, folders)
+    if action is not None and action.kind != "xmp" and not (wishes.selecting or wishes.buckets):
+        raise UsageError("an action needs --top or another rule to say which images to take")
     files = scan(folders, recursive=recursive)
     scorer = _load(model, device, dtype, max_pixels)
     with report.progress(len(files)) as advance:
         scored = score_files(scorer, files, batch_size=batch_size, on_record=advance)
-    ranked = rank_records(scored, top=share, min_score=min_score)
+    ranked = rank_records(scored, wishes)
 
     if as_json:
         records.write_json_lines(sys.stdout, ranked)
     else:
-        report.print_table(ranked, selecting=share is not None or min_score is not None)
+        report.print_table(ranked, selecting=wishes.selecting)
     click.echo(report.summary(ranked), err=True)
     if out is not None:
         records.write_records(out, ranked)
         click.echo(f"{len(ranked)} records written to {out}", err=True)
     failures: list[str] = []
-    if copy_to is not None and len(scored) == len(files):
-        chosen = [Path(record.path) for record in ranked if record.selected]
-        copies, failures = actions.copy_files(chosen, copy_to)
-        click.echo(f"{len(copies)} images copied to {copy_to}", err=True)
+    if action is not None and len(scored) == len(files):
+        failures = _act(action, ranked, dry_run)
     _finish(ranked, len(files), failures)
+
+
+_ACTIONS = ("copy_to", "move_to", "link_to", "hard_links", "trash", "write_xmp", "write_png")
+
+
+def _action(
+    folders: Sequence[Path],
+    copy_to: Path | None,
+    move_to: Path | None,
+    link_to: Path | None,
+    hard_links: bool,
+    trash: str | None,
+    write_xmp: bool,
+    write_png: Path | None,
+) -> Action | None:
+    from .curation import actions
+    from .curation import trash as bin
+
+    link = "hardlink" if hard_links else "symlink"
+    targets = {
+        "--copy-to": ("copy", copy_to),
+        "--move-to": ("move", move_to),
+        "--link-to": (link, link_to),
+        "--write-png": ("png", write_png),
+    }
+    asked = [option for option, (_, target) in targets.items() if target is not None]
+    asked += ["--trash"] * (trash is not None) + ["--write-xmp"] * write_xmp
+    if len(asked) > 1:
+        raise UsageError(f"{' and '.join(asked)}: expected one action a run; scores are kept")
+    if hard_links and link_to is None:
+        raise UsageError("--hard-links says how --link-to links; give --link-to DIR")
+    if not asked:
+        return None
+    if asked == ["--write-xmp"]:
+        return actions.Action("xmp")
+    if trash is not None:
+        bin.check()
+        return actions.Action("trash", rest=trash == "rest")
+    kind, target = targets[asked[0]]
+    assert target is not None
+    actions.check_target(asked[0], target, folders)
+    return actions.Action(kind, target)
+
+
+def _act(action: Action, ranked: Sequence[Record], dry_run: bool) -> list[str]:
+    """Plan, journal and perform; returns one line for each file that failed."""
+    from .curation import actions
+    from .curation.journal import Journal, new_run
+    from .curation.places import state_folder
+
+    steps = actions.plan(action.chosen(ranked), action.kind, action.target)
+    if dry_run:
+        for step in steps:
+            arrow = f" -> {step.target}" if step.target else ""
+            click.echo(f"would {action.kind}: {step.source}{arrow}", err=True)
+        click.echo(f"dry run: {len(steps)} files, nothing was touched", err=True)
+        return []
+    if not steps:
+        click.echo("nothing to do: every image is there already", err=True)
+        return []
+    journal = Journal.create(state_folder() / "journals", new_run(), steps)
+    try:
+        outcome = actions.perform(journal)
+    finally:
+        journal.close()
+    click.echo(f"{action.describe(outcome)}; --undo {journal.run} takes it back", err=True)
+    return outcome.failures
+
+
+def _repair() -> None:
+    from .curation import actions
+    from .curation.places import state_folder
+
+    for line in actions.repair(state_folder() / "journals"):
+        click.echo(line, err=True)
+
+
+def _undo(run: str) -> None:
+    from .curation import actions
+    from .curation import journal as journals
+    from .curation.places import state_folder
+
+    journal = journals.find(state_folder() / "journals", run)
+    if not journal.open():
+        raise UsageError(f"run {journal.run} is still going on")
+    try:
+        outcome = actions.undo(journal)
+    finally:
+        journal.close()
+    click.echo(f"run {journal.run}: {outcome.done} images are where they were", err=True)
+    for line in outcome.failures:
+        click.echo(f"failed: {line}", err=True)
+    if outcome.failures:
+        sys.exit(FAILED)
+
+
+def _wishes(
+    top: str | None,
+    min_score: float | None,
+    max_score: float | None,
+    where: str | None,
+    per: str | None,
+    fair_by: str | None,
+    lower_bound: bool,
+    buckets: str | None,
+) -> Wishes:
+    from .curation import decide, groups, selection
+
+    return decide.Wishes(
+        top=selection.Top.parse(top) if top is not None else None,
+        min_score=min_score,
+        max_score=max_score,
+        where=decide.parse_where(where) if where is not None else None,
+        per=groups.Per.parse(per) if per is not None else None,
+        fair_by=groups.check_key("--fair-by", fair_by) if fair_by is not None else None,
+        lower_bound=lower_bound,
+        buckets=selection.parse_buckets(buckets) if buckets is not None else (),
+    )
 
 
 @main.command()
 @click.argument("images", nargs=-1, required=True, type=_existing_or_not, metavar="IMAGE|DIR...")
 @click.option("--attribute", "attributes", multiple=True, help="Only this one; may be repeated.")
 @click.option("--max-new-tokens", default=512, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--attribute-scores",
+    is_flag=True,
+    help="Experimental: a score for each attribute. No published weights were tuned for it.",
+)
 @_model_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def critique(
     images: Sequence[Path],
     attributes: Sequence[str],
     max_new_tokens: int,
+    attribute_scores: bool,
     model: str,
     device: str,
     dtype: str,
@@ -233,7 +466,13 @@ def critique(
     files, directory = scan(images), locate(model)
     with _needs("torch"):
         from .artimuse_core.critic import Critic
-    critic = Critic.load(directory, device, dtype, max_pixels=int(max_pixels * 1e6))
+    critic = Critic.load(
+        directory,
+        device,
+        dtype,
+        max_pixels=int(max_pixels * 1e6),
+        quantize=_remembered("quantize"),
+    )
     click.echo(f"model {critic.name} on {critic.runner.device}", err=True)
     failed = 0
     for file in files:
@@ -241,7 +480,11 @@ def critique(
         try:
             with live_critique(not as_json) as on_text:
                 answer = critic.critique(
-                    file, asked, max_new_tokens=max_new_tokens, on_text=on_text
+                    file,
+                    asked,
+                    max_new_tokens=max_new_tokens,
+                    on_text=on_text,
+                    attribute_scores=attribute_scores,
                 )
         except ImageError as error:
             failed += 1
@@ -250,10 +493,16 @@ def critique(
         else:
             result = answer.result
             row |= {"score": result.score, "std": result.std, "critique": answer.texts}
+            if attribute_scores:
+                row["attribute_scores_experimental"] = {
+                    name: one.score for name, one in answer.attribute_scores.items()
+                }
             if not as_json:
                 click.echo(f"{result.score:6.2f} ± {result.std:5.2f}  {file}")
                 for name, text in answer.texts.items():
-                    click.echo(f"  {name}: {text}")
+                    scored = answer.attribute_scores.get(name)
+                    mark = f" (experimental score {scored.score:.1f})" if scored else ""
+                    click.echo(f"  {name}{mark}: {text}")
         if as_json:
             click.echo(json.dumps(row, ensure_ascii=False))
     if failed:
@@ -294,6 +543,35 @@ def evaluate(
     for line in answer.failed:
         click.echo(f"failed: {line}", err=True)
     if answer.failed:
+        sys.exit(FAILED)
+
+
+@main.command()
+@click.argument("source")
+@click.argument("output", type=_existing_or_not)
+def convert(source: str, output: Path) -> None:
+    """Write a checkpoint in transformers' native format.
+
+    SOURCE is a name, hub id or directory, also an adapter, which is merged into its base.
+    """
+    from .artimuse_core.models import locate
+
+    with _needs("torch"):
+        from .artimuse_core import checkpoint
+    click.echo(str(checkpoint.convert(locate(source), output)))
+
+
+@main.command()
+@_model_options
+def selftest(model: str, device: str, dtype: str, batch_size: int, max_pixels: float) -> None:
+    """Compare what decides a score with goldens: pixels, tokens, prompt, logits."""
+    from .artimuse_core import selftest as goldens
+
+    failed = False
+    for check in goldens.run(model, device, dtype):
+        click.echo(f"{'PASS' if check.ok else 'FAIL'}  {check.name}: {check.detail}")
+        failed |= not check.ok
+    if failed:
         sys.exit(FAILED)
 
 

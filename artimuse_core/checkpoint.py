@@ -1,19 +1,21 @@
-"""Checkpoints in the official InternVLChat format, read into and written from native models.
+"""Checkpoints read into transformers' own InternVL classes, and written in the official format.
 
-A checkpoint directory holds ``config.json``, ``*.safetensors`` (with
-``model.safetensors.index.json`` where it is sharded) and the tokenizer's files. Nothing in it is
-ever executed; pickled weights are refused.
+A checkpoint directory holds ``config.json``, ``*.safetensors`` and the tokenizer's files, in one of
+two layouts told apart by their configuration: the authors' (InternVLChat: fused qkv, ``mlp1``) or
+transformers' native one. A PEFT adapter over either is a directory with ``adapter_config.json``
+(see :mod:`.adapter`). Nothing in a directory is ever executed; pickled weights are refused.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import (
     InternVLConfig,
     InternVLForConditionalGeneration,
@@ -22,7 +24,10 @@ from transformers import (
     Qwen2Config,
 )
 
+from . import adapter, weights
 from .errors import ModelError
+from .images import one_line
+from .outputs import new_directory
 from .prompts import IMG_CONTEXT, SCORE_QUESTION, Prompt, chat_prompt, system_message
 
 # Official name → native name; `(\d+)` is the layer. Order matters: the first match wins.
@@ -49,27 +54,45 @@ _RENAMES: tuple[tuple[str, str], ...] = (
     ("language_model.model.", "model.language_model."),
     ("language_model.lm_head.", "lm_head."),
 )
+# What `save_pretrained` writes for the native model, by the beginning of the name → in memory.
+_NATIVE_PREFIXES = {
+    "vision_tower.": "model.vision_tower.",
+    "multi_modal_projector.": "model.multi_modal_projector.",
+}
+_HEAD, _EMBEDDINGS = "lm_head.weight", "model.language_model.embed_tokens.weight"
 _QKV = re.compile(r"(.*\.attention\.)qkv\.(weight|bias)$")
 _SPLIT = re.compile(r"(.*vision_tower.*\.attention\.)([qkv])_proj\.(weight|bias)$")
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """``config.json`` as it stands."""
-    path = directory / "config.json"
+    """``config.json`` as it stands; an adapter's is its base model's."""
+    path = adapter.home(directory) / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {path}: {error}") from error
-    if not isinstance(config, dict) or "llm_config" not in config:
+        raise ModelError(f"cannot read {path}: {one_line(error)}") from error
+    if not isinstance(config, dict) or not (is_official(config) or is_native(config)):
         raise ModelError(
-            f"{path} is not an InternVLChat configuration (no llm_config); "
-            "expected a checkpoint in the official format"
+            f"{path} is no InternVL configuration: expected llm_config (the official InternVLChat "
+            "format) or model_type internvl with text_config (transformers' native format)"
         )
     return config
 
 
+def is_official(config: Mapping[str, Any]) -> bool:
+    return "llm_config" in config and "vision_config" in config
+
+
+def is_native(config: Mapping[str, Any]) -> bool:
+    return config.get("model_type") == "internvl" and "text_config" in config
+
+
 def native_config(config: dict[str, Any], image_token_id: int) -> InternVLConfig:
-    """Translate an official ``config.json`` into transformers' own configuration."""
+    """Translate a ``config.json`` of either layout into transformers' own configuration."""
+    if is_native(config):
+        native = InternVLConfig.from_dict(dict(config))
+        native.tie_word_embeddings = False  # a tied head is loaded as a copy
+        return native
     vision, llm = config["vision_config"], config["llm_config"]
     if config.get("ps_version", "v2") != "v2" or config.get("select_layer", -1) != -1:
         raise ModelError("only ps_version v2 and select_layer -1 are supported")
@@ -129,12 +152,23 @@ def _rope(theta: float) -> dict[str, Any]:
     return {"rope_theta": theta}
 
 
-def to_native(official: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename the tensors of an official checkpoint, splitting the vision tower's fused qkv."""
+def native_name(name: str) -> str:
+    """A stored name of either layout as the model in memory has it; fused qkv stays fused."""
+    for stored, inside in _NATIVE_PREFIXES.items():
+        if name.startswith(stored):
+            return inside + name.removeprefix(stored)
+    if name.startswith(("model.", "lm_head.")):
+        return name
+    for old, new in _RENAMES:
+        name = name.replace(old, new)
+    return name
+
+
+def to_native(stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename the tensors of a checkpoint, splitting the official vision tower's fused qkv."""
     native: dict[str, torch.Tensor] = {}
-    for name, tensor in official.items():
-        for old, new in _RENAMES:
-            name = name.replace(old, new)
+    for name, tensor in stored.items():
+        name = native_name(name)
         fused = _QKV.match(name)
         if fused:
             for letter, part in zip("qkv", tensor.chunk(3), strict=True):
@@ -162,28 +196,9 @@ def to_official(native: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return official
 
 
-def load_state(directory: Path) -> dict[str, torch.Tensor]:
-    """All tensors of the checkpoint under their official names, on the CPU."""
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        pickled = [*directory.glob("*.bin"), *directory.glob("*.pt"), *directory.glob("*.pth")]
-        reason = (
-            f"{pickled[0].name} is a pickle, which can run code when opened; convert it first"
-            if pickled
-            else "expected *.safetensors"
-        )
-        raise ModelError(f"no usable weights in {directory}: {reason}")
-    state: dict[str, torch.Tensor] = {}
-    for file in files:
-        try:
-            state.update(load_file(file))
-        except Exception as error:  # safetensors raises its own type, and OSError
-            raise ModelError(f"cannot read {file}: {error}") from error
-    return state
-
-
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
     """The checkpoint's tokenizer, without its remote code."""
+    directory = adapter.home(directory)
     if (directory / "tokenizer.json").exists():
         return PreTrainedTokenizerFast.from_pretrained(directory)
     if not (directory / "vocab.json").exists():
@@ -205,33 +220,87 @@ def build_model(
 
 
 def load_model(
-    directory: Path, dtype: torch.dtype = torch.float32
+    directory: Path,
+    dtype: torch.dtype | None = torch.float32,
+    device: str | torch.device = "cpu",
 ) -> InternVLForConditionalGeneration:
-    """Read an official-format checkpoint into transformers' own classes.
+    """Read a checkpoint of any layout, or an adapter merged into its base, in eval mode.
 
-    Raises ModelError with the missing and unexpected keys when the weights do not fit.
+    Shard by shard straight to ``device`` and ``dtype`` (None: as stored). Names and shapes are
+    checked against the configuration before any weight is read. Raises ModelError with what is
+    missing, unexpected or of another shape.
     """
+    home = adapter.home(directory)
+    base = adapter.base(directory)
     config = read_config(directory)
-    image_token_id = load_tokenizer(directory).convert_tokens_to_ids(IMG_CONTEXT)
+    image_token_id = load_tokenizer(home).convert_tokens_to_ids(IMG_CONTEXT)
     with torch.device("meta"):
         model = InternVLForConditionalGeneration(native_config(config, image_token_id))
-    state = {name: tensor.to(dtype) for name, tensor in to_native(load_state(directory)).items()}
-    wanted = set(model.state_dict())
-    missing, unexpected = sorted(wanted - set(state)), sorted(set(state) - wanted)
+    stored = weights.listing(base)
+    tied = _is_tied(config, stored)
+    _require_fit(model, stored, base, given=[_HEAD] if tied else [])
+    _fill(model, stored, dtype, device)
+    if tied:
+        embeddings = model.model.language_model.embed_tokens.weight
+        model.load_state_dict({_HEAD: embeddings.detach().clone()}, strict=False, assign=True)
+    if adapter.is_adapter(directory):
+        beside = weights.listing(directory) if directory != base else {}
+        _require_fit(model, beside, directory, given=model.state_dict())
+        _fill(model, beside, dtype, device)
+        model = adapter.merge(model, directory, native_name)
+    # The decoder's rotary table is a buffer outside the state dict; on `meta` it was never filled.
+    rotary = model.model.language_model.rotary_emb
+    rotary = type(rotary)(config=model.config.text_config)
+    model.model.language_model.rotary_emb = rotary.to(device)
+    return model.eval()
+
+
+def _fill(
+    model: InternVLForConditionalGeneration,
+    stored: Mapping[str, weights.Stored],
+    dtype: torch.dtype | None,
+    device: str | torch.device,
+) -> None:
+    for shard in weights.read(stored, device):
+        state = to_native(shard)
+        if dtype is not None:
+            state = {name: tensor.to(dtype) for name, tensor in state.items()}
+        model.load_state_dict(state, strict=False, assign=True)
+
+
+def _is_tied(config: Mapping[str, Any], stored: Mapping[str, Any]) -> bool:
+    """Whether the head is the embedding table: it is not stored, and the configuration agrees."""
+    if any(native_name(name) == _HEAD for name in stored):
+        return False
+    where = config["llm_config"] if is_official(config) else config
+    # transformers leaves out what equals its default, and its InternVL ties by default.
+    return bool(where.get("tie_word_embeddings", is_native(config)))
+
+
+def _require_fit(
+    model: InternVLForConditionalGeneration,
+    stored: Mapping[str, weights.Stored],
+    directory: Path,
+    given: Any = (),
+) -> None:
+    """Raise ModelError unless ``stored`` and ``given`` names together are the model's tensors."""
+    # On `meta`, tensors are shapes without memory.
+    shapes = {name: torch.empty(item.shape, device="meta") for name, item in stored.items()}
+    here = {name: tuple(tensor.shape) for name, tensor in to_native(shapes).items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    missing = sorted(wanted.keys() - here.keys() - set(given))
+    unexpected = sorted(here.keys() - wanted.keys())
     if missing or unexpected:
         raise ModelError(
             f"{directory} does not hold this model: {_summary(missing, 'missing')}, "
             f"{_summary(unexpected, 'unexpected')}"
         )
-    try:
-        model.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        detail = str(error).strip().splitlines()[-1].strip()
-        raise ModelError(f"{directory} does not fit its config.json: {detail}") from error
-    # The decoder's rotary table is a buffer outside the state dict; on `meta` it was never filled.
-    rotary = model.model.language_model.rotary_emb
-    model.model.language_model.rotary_emb = type(rotary)(config=model.config.text_config)
-    return model.eval()
+    other = sorted(name for name in here if here[name] != wanted[name])
+    if other:
+        raise ModelError(
+            f"{directory} does not fit its config.json: {len(other)} tensors of another shape, "
+            f"first {other[0]} {here[other[0]]}, expected {wanted[other[0]]}"
+        )
 
 
 def _summary(keys: list[str], what: str) -> str:
@@ -248,18 +317,48 @@ def save_model(
     """Write the official format: ``config.json`` and ``model.safetensors``."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.to(dtype) for name, tensor in to_official(model.state_dict()).items()}
-    weights = directory / "model.safetensors"
-    save_file(tensors, weights, metadata={"format": "pt"})
-    weights.chmod(0o644)  # safetensors makes it readable for its owner alone
+    file = directory / "model.safetensors"
+    partial = file.with_suffix(".partial")  # the old file may be what the tensors are mapped to
+    save_file(tensors, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)  # safetensors makes it readable for its owner alone
+    partial.replace(file)
     text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
     (directory / "config.json").write_text(text, encoding="utf-8")
 
 
 def score_prompt(config: dict[str, Any]) -> Prompt:
-    """The score prompt a checkpoint was tuned with.
+    """The score prompt a checkpoint was tuned with."""
+    return chat_prompt(score_question(config), system_message(config))
 
-    ``score_question`` in ``config.json`` is ours (nano asks a short one); the authors' checkpoints
-    have no such key and take the contract's question.
+
+def score_question(config: Mapping[str, Any]) -> str:
+    """``score_question`` in ``config.json`` is ours (nano asks a short one); the authors'
+    checkpoints have no such key and take the contract's question."""
+    question: str = config.get("score_question", SCORE_QUESTION)
+    return question
+
+
+_OURS = ("system_message", "score_question", "critiques")
+"""Keys of ``config.json`` that transformers does not know and a converted checkpoint keeps."""
+
+
+def convert(source: Path, output: Path) -> Path:
+    """Write any checkpoint, an adapter merged into its base, in transformers' native format.
+
+    ``InternVLForConditionalGeneration.from_pretrained(output)`` reads it, and so do we; tensors
+    keep the dtype they are stored in. Raises UsageError if ``output`` exists.
     """
-    question = config.get("score_question", SCORE_QUESTION)
-    return chat_prompt(question, system_message(config))
+    with new_directory(output) as work:
+        config = read_config(source)
+        model = load_model(source, dtype=None)
+        model.save_pretrained(work, max_shard_size="5GB")
+        load_tokenizer(source).save_pretrained(work)
+        path = work / "config.json"
+        written = json.loads(path.read_text("utf-8"))
+        # Said aloud, because transformers' default is True.
+        written["tie_word_embeddings"] = written["text_config"]["tie_word_embeddings"] = False
+        written |= {key: config[key] for key in _OURS if key in config}
+        path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        for file in work.iterdir():
+            file.chmod(0o644)
+    return output

@@ -6,8 +6,8 @@ attributes as one batch, greedy by default as the reference decodes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,18 @@ from torch import Tensor
 
 from . import checkpoint
 from .attributes import ATTRIBUTES, Attribute
+from .bundle import is_bundle
 from .decoder import KeyValue, join, run_blocks
 from .errors import UsageError
 from .images import DEFAULT_MAX_PIXELS, load_image
 from .preprocess import preprocess
-from .prompts import IM_END, attribute_question, chat_prompt, system_message
+from .prompts import (
+    IM_END,
+    attribute_question,
+    attribute_score_question,
+    chat_prompt,
+    system_message,
+)
 from .results import ScoreResult
 from .score_tokens import ORDERED_100
 from .torch_graph import GraphRunner
@@ -38,19 +45,27 @@ class Critique:
     result: ScoreResult
     texts: dict[str, str]
     """By attribute name, in the order asked."""
+    attribute_scores: dict[str, ScoreResult] = field(default_factory=dict)
+    """Experimental, and empty unless asked for: no published weights are tuned on the question."""
 
 
 class Critic:
     """Writes critiques with a checkpoint; make one with :meth:`load`."""
 
     def __init__(
-        self, runner: GraphRunner, tokenizer: Any, system: str, name: str, max_pixels: int
+        self,
+        runner: GraphRunner,
+        tokenizer: Any,
+        config: Mapping[str, Any],
+        name: str,
+        max_pixels: int,
     ) -> None:
         self.runner = runner
         self.name = name
         self._graph = runner.graph
         self._tokenizer = tokenizer
-        self._system = system
+        self._system = system_message(config)
+        self._score_question = checkpoint.score_question(config)
         self._max_pixels = max_pixels
         self._stop: int = tokenizer.convert_tokens_to_ids(IM_END)
 
@@ -62,8 +77,16 @@ class Critic:
         dtype: str = "auto",
         *,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        quantize: str = "none",
     ) -> Critic:
-        """From a checkpoint directory. Raises UsageError for one that was trained to score only."""
+        """From a checkpoint directory; options as in ``Scorer.load``.
+
+        Raises UsageError for a model that was trained to score only, or an ONNX bundle alone.
+        """
+        if is_bundle(directory) and not (directory / "config.json").is_file():
+            raise UsageError(
+                f"{directory} is an ONNX bundle, which scores only; critiques need the checkpoint"
+            )
         config = checkpoint.read_config(directory)
         if not config.get("critiques", True):
             raise UsageError(
@@ -71,9 +94,9 @@ class Critic:
                 "e.g. a checkpoint directory in the official format"
             )
         return cls(
-            GraphRunner(directory, device=device, dtype=dtype),
+            GraphRunner(directory, device=device, dtype=dtype, quantize=quantize),
             checkpoint.load_tokenizer(directory),
-            system_message(config),
+            config,
             directory.resolve().name,
             max_pixels,
         )
@@ -86,10 +109,12 @@ class Critic:
         *,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         on_text: OnText = lambda attribute, text: None,
+        attribute_scores: bool = False,
     ) -> Critique:
         """Score one image (anything ``images.load_image`` takes) and criticise it.
 
-        Raises ImageError if it cannot be read.
+        ``attribute_scores`` also asks the score question of each attribute: experimental.
+        Raises ImageError if the image cannot be read.
         """
         if max_new_tokens < 1:
             raise UsageError(f"expected max_new_tokens of at least 1, got {max_new_tokens}")
@@ -99,7 +124,29 @@ class Critic:
         read = ORDERED_100.readout(self._graph.score_from(cache).cpu().numpy())
         result = ScoreResult(float(read.score[0]), float(read.std[0]), self.name, read.probs[0])
         texts = self._write(cache, attributes, max_new_tokens, on_text) if attributes else []
-        return Critique(result, {a.name: t for a, t in zip(attributes, texts, strict=True)})
+        scores = self._attribute_scores(cache, attributes) if attribute_scores else {}
+        return Critique(result, {a.name: t for a, t in zip(attributes, texts, strict=True)}, scores)
+
+    def _attribute_scores(
+        self, cache: list[KeyValue], attributes: Sequence[Attribute]
+    ) -> dict[str, ScoreResult]:
+        if not attributes:
+            return {}
+        questions = [attribute_score_question(a, self._score_question) for a in attributes]
+        logits = _Batch(self._graph, cache, [self._ids(q) for q in questions]).start()
+        read = ORDERED_100.readout(logits[:, self._graph.score_ids].cpu().numpy())
+        return {
+            attribute.name: ScoreResult(float(score), float(std), self.name, probs)
+            for attribute, score, std, probs in zip(
+                attributes, read.score, read.std, read.probs, strict=True
+            )
+        }
+
+    def _ids(self, question: str) -> list[int]:
+        """Tokens from the end of the image to where the answer begins."""
+        text = chat_prompt(question, self._system).after
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        return ids
 
     def _write(
         self,
@@ -109,13 +156,7 @@ class Critic:
         on_text: OnText,
     ) -> list[str]:
         """Greedy decoding of all questions at once, each row from the shared image cache."""
-        questions = [
-            self._tokenizer(
-                chat_prompt(attribute_question(attribute), self._system).after,
-                add_special_tokens=False,
-            ).input_ids
-            for attribute in attributes
-        ]
+        questions = [self._ids(attribute_question(attribute)) for attribute in attributes]
         batch = _Batch(self._graph, cache, questions)
         logits = batch.start()
         streams = [_Stream(self._tokenizer) for _ in attributes]

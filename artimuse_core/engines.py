@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .bundle import Manifest, check_graph
-from .errors import MissingExtraError, ModelError, UsageError
+from .errors import MissingExtraError, ModelError, OutOfMemoryError, UsageError
 from .images import one_line
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ class Engine(Protocol):
         ...
 
     def score_logits(self, pixel_values: Floats) -> Floats:
-        """(B, 3, S, S) fp32 → (B, K) fp32. Raises ModelError if the backend fails."""
+        """(B, 3, S, S) fp32 → (B, K) fp32.
+
+        Raises OutOfMemoryError where a smaller batch may do, ModelError if the backend fails.
+        """
         ...
 
 
@@ -87,19 +90,39 @@ class OnnxEngine:
         try:
             (logits,) = self._session.run(["score_logits"], {"pixel_values": pixel_values})
         except Exception as error:
-            raise ModelError(f"onnxruntime failed: {one_line(error)}") from error
+            text = one_line(error)
+            if "allocate memory" in text or "out of memory" in text:
+                raise OutOfMemoryError(
+                    f"{self._device} ran out of memory at a batch of {len(pixel_values)}"
+                ) from error
+            raise ModelError(f"onnxruntime failed: {text}") from error
         return np.asarray(logits, np.float32)
 
 
 class TorchEngine:
-    """The scoring graph in torch over an official-format checkpoint."""
+    """The scoring graph in torch over a checkpoint of any layout."""
 
-    def __init__(self, directory: Path, *, device: str = "auto", dtype: str = "auto") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        quantize: str = "none",
+        compiled: bool = False,
+    ) -> None:
         try:
             from . import torch_graph
         except ImportError as error:
             raise MissingExtraError(error.name or "torch", "torch") from error
-        self._runner = torch_graph.GraphRunner(directory, device=device, dtype=dtype)
+        self._runner = torch_graph.GraphRunner(
+            directory,
+            device=device,
+            dtype=dtype,
+            quantize=quantize,
+            keep_text=False,
+            compiled=compiled,
+        )
         log.info("torch on %s in %s", self._runner.device, self._runner.dtype)
 
     @property

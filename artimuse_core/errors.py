@@ -8,6 +8,7 @@ Every message is one line that says what came, what was expected and what to do.
     │   └── MissingExtraError an optional dependency is not installed
     ├── ImageError            one image cannot be used; a run goes on past it
     └── ModelError            a checkpoint or bundle cannot be used, or a model answered nonsense
+        └── OutOfMemoryError  the device cannot hold this batch; a smaller one may fit
 """
 
 from __future__ import annotations
@@ -38,3 +39,7 @@ class ImageError(ArtiMuseError):
 
 class ModelError(ArtiMuseError):
     """A checkpoint, bundle or backend cannot be used."""
+
+
+class OutOfMemoryError(ModelError):
+    """The device ran out of memory on this batch."""

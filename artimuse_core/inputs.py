@@ -8,7 +8,7 @@ sequence of those. Arrays hold uint8, or floats in 0..1.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,38 +16,42 @@ import numpy.typing as npt
 from PIL import Image
 
 from .errors import ImageInputError
-from .images import ImageSource
 
 # Interpolation overshoots 0..1 a little (VAE decoding, bicubic); beyond this it is another range.
 _OVERSHOOT = 0.5
 
 
-def flatten(images: Any) -> Iterator[ImageSource | Image.Image]:
+def from_array(array: Any) -> Iterator[Image.Image]:
+    """Yield the RGB images of an array or tensor, see the module for shapes and ranges."""
+    for pixels in split_array(array):
+        yield Image.fromarray(to_uint8(pixels))
+
+
+def split_array(array: Any) -> Iterator[npt.NDArray[Any]]:
+    """Yield each image of an array or tensor as (H, W, 3), in its own dtype and range."""
+    if hasattr(array, "detach"):  # a torch tensor; bf16 has no numpy type, hence float()
+        tensor = array.detach().cpu()
+        array = tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
+    yield from channels_last(np.asarray(array))
+
+
+def flatten(images: Any, unpack: Callable[[Any], Iterator[Any]] = from_array) -> Iterator[Any]:
     """Yield one source per image: what ``images.load_image`` takes, or a PIL image.
 
+    ``unpack`` decides what an array or tensor becomes.
     Raises ImageInputError for a shape, range or type that is none of the accepted ones.
     """
     if isinstance(images, (str, bytes, os.PathLike, Image.Image)) or hasattr(images, "read"):
         yield images
     elif hasattr(images, "__array__") or hasattr(images, "detach"):
-        yield from from_array(images)
+        yield from unpack(images)
     elif isinstance(images, Iterable):
         for item in images:
-            yield from flatten(item)
+            yield from flatten(item, unpack)
     else:
         raise ImageInputError(
             f"expected paths, PIL images, arrays or tensors, got {type(images).__name__}"
         )
-
-
-def from_array(array: Any) -> Iterator[Image.Image]:
-    """Yield the RGB images of an array or tensor, see the module for shapes and ranges."""
-    if hasattr(array, "detach"):  # a torch tensor; bf16 has no numpy type, hence float()
-        tensor = array.detach().cpu()
-        array = tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
-    values = np.asarray(array)
-    for pixels in channels_last(values):
-        yield Image.fromarray(to_uint8(pixels))
 
 
 def channels_last(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

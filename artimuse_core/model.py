@@ -75,8 +75,12 @@ class ScoringGraph(nn.Module):
         self._frozen = False
 
     @torch.no_grad()
-    def freeze(self) -> ScoringGraph:
-        """Precompute what does not depend on the image; for inference and export. Returns self."""
+    def freeze(self, *, keep_text: bool = True) -> ScoringGraph:
+        """Precompute what does not depend on the image; for inference and export. Returns self.
+
+        Without ``keep_text``, the embedding table and the full head are let go: scores need
+        neither, and at 8B they are 2.2 of 15.9 GB.
+        """
         self.eval().requires_grad_(False)
         for layer, (keys, values) in enumerate(self.prefix()):
             self._constant(f"prefix_keys_{layer}", keys)
@@ -84,6 +88,8 @@ class ScoringGraph(nn.Module):
         self._constant("after_embeddings", self._after_embeddings())
         self._constant("score_head", self._score_head())
         self._frozen = True
+        if not keep_text:
+            self.decoder.embed_tokens = self.lm_head = None
         return self
 
     def _constant(self, name: str, value: Tensor) -> None:
@@ -111,9 +117,12 @@ class ScoringGraph(nn.Module):
         x = torch.cat([embeddings.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = x + embeddings.position_embeddings
         for layer in self.vision.encoder.layer:
-            x = x + layer.lambda_1 * self._vision_attention(layer, layer.layernorm_before(x))
-            x = x + layer.lambda_2 * layer.mlp(layer.layernorm_after(x))
+            x = self._vision_block(layer, x)
         return x[:, 1:]
+
+    def _vision_block(self, layer: Any, x: Tensor) -> Tensor:
+        x = x + layer.lambda_1 * self._vision_attention(layer, layer.layernorm_before(x))
+        return x + layer.lambda_2 * layer.mlp(layer.layernorm_after(x))
 
     def _vision_attention(self, layer: Any, x: Tensor) -> Tensor:
         attention = layer.attention

@@ -57,6 +57,11 @@ def attribute_question(attribute: Attribute) -> str:
     )
 
 
+def attribute_score_question(attribute: Attribute, score_question: str = SCORE_QUESTION) -> str:
+    """The score question asked of one attribute. No published weights were tuned on it."""
+    return score_question.replace("aesthetics", attribute.name, 1)
+
+
 def system_message(config: Mapping[str, Any]) -> str:
     """The system message a checkpoint was tuned with, from its ``config.json``.
 

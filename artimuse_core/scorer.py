@@ -15,14 +15,15 @@ from PIL import Image
 
 from . import bundle, images, inputs
 from .engines import DEVICES, DTYPES, Engine, Floats, OnnxEngine, TorchEngine, default_threads
-from .errors import ImageError, ModelError, UsageError
+from .errors import ImageError, ModelError, OutOfMemoryError, UsageError
+from .models import NANO as NANO
+from .models import locate as locate
 from .preprocess import preprocess
 from .results import ScoreResult
 from .score_tokens import ORDERED_100, ScoreTokens
 
 log = logging.getLogger(__name__)
 
-NANO = "nano"
 BACKENDS = ("auto", "onnx", "torch")
 DEFAULT_BATCH_SIZE = 8
 
@@ -52,6 +53,7 @@ class Scorer:
         tokens: ScoreTokens = ORDERED_100,
         card: str = "",
         max_pixels: int = images.DEFAULT_MAX_PIXELS,
+        deterministic: bool = False,
     ) -> None:
         self.engine = engine
         self.name = name
@@ -60,6 +62,7 @@ class Scorer:
         self.card = card
         """One line saying what the model is and how far to trust it."""
         self.max_pixels = max_pixels
+        self._largest_batch: int | None = 1 if deterministic else None
 
     @classmethod
     def load(
@@ -70,16 +73,26 @@ class Scorer:
         *,
         backend: str = "auto",
         max_pixels: int = images.DEFAULT_MAX_PIXELS,
+        quantize: str = "none",
+        deterministic: bool = False,
+        compiled: bool = False,
     ) -> Scorer:
         """Load a model.
 
         Args:
-            model: ``"nano"`` (inside the package), or a directory holding an ONNX bundle or a
-                checkpoint in the official InternVLChat format.
+            model: ``"nano"`` (inside the package), a published model (``"artimuse"``, …; see
+                :data:`.models.PUBLISHED`), a hub id, or a directory holding an ONNX bundle, a
+                checkpoint (the official InternVLChat or transformers' native format) or a PEFT
+                adapter over one.
             device: ``auto``, ``cpu``, ``cuda`` (``cuda:1``, …) or ``mps``.
             dtype: ``auto``, ``fp32``, ``bf16`` or ``fp16``; a bundle's is fixed.
             backend: ``onnx`` or ``torch`` where a directory serves both; ``auto`` takes ONNX.
             max_pixels: larger images are answered with an error instead of being decoded.
+            quantize: ``int8`` or ``nf4`` weights for a checkpoint on a small card.
+            deterministic: each image is computed alone, so that its score does not depend on its
+                neighbours in the last digits either. Slower on a GPU.
+            compiled: run a checkpoint's graph through ``torch.compile``: minutes at first, faster
+                from then on. For GPUs; on a CPU it gains nothing.
 
         Raises UsageError for options that make no sense, ModelError for a model that cannot be
         used, MissingExtraError where ``torch`` is needed and absent.
@@ -95,6 +108,11 @@ class Scorer:
                     f"dtype {dtype!r}: this bundle computes in {manifest.precision}; "
                     "leave dtype at auto, or use the torch backend"
                 )
+            if quantize != "none":
+                raise UsageError(
+                    f"quantize {quantize!r}: a bundle's weights are fixed; export it quantized, or "
+                    "use the torch backend over its checkpoint"
+                )
             return cls(
                 OnnxEngine(directory, manifest, device=device),
                 name=manifest.name,
@@ -102,16 +120,20 @@ class Scorer:
                 tokens=manifest.tokens(),
                 card=manifest.card,
                 max_pixels=max_pixels,
+                deterministic=deterministic,
             )
         if backend == "onnx":
             raise UsageError(f"{directory} holds no ONNX bundle (no {bundle.MANIFEST})")
-        engine = TorchEngine(directory, device=device, dtype=dtype)
+        engine = TorchEngine(
+            directory, device=device, dtype=dtype, quantize=quantize, compiled=compiled
+        )
         return cls(
             engine,
             name=manifest.name if manifest else directory.resolve().name,
             input_size=engine.input_size,
             card=manifest.card if manifest else f"checkpoint in {directory}",
             max_pixels=max_pixels,
+            deterministic=deterministic,
         )
 
     def score(self, source: Any, *, batch_size: int = DEFAULT_BATCH_SIZE) -> list[ScoreResult]:
@@ -192,32 +214,32 @@ class Scorer:
                 yield Scored(source, ScoreResult.failed(str(outcome), self.name), None)
 
     def _score_pixels(self, pixel_values: Floats) -> list[ScoreResult]:
-        """(B, 3, S, S) → B results. A failing batch is tried again one by one."""
+        """(B, 3, S, S) → B results.
+
+        Out of memory halves the batch, for good; any other failing batch is tried one by one.
+        """
+        size = self._largest_batch or len(pixel_values)
+        if len(pixel_values) > size:
+            parts = [
+                pixel_values[start : start + size] for start in range(0, len(pixel_values), size)
+            ]
+            return [result for part in parts for result in self._score_pixels(part)]
         try:
             read = self.tokens.readout(self.engine.score_logits(pixel_values))
         except ModelError as error:
             if len(pixel_values) == 1:
                 log.error("%s", error)
                 return [ScoreResult.failed(str(error), self.name)]
+            if isinstance(error, OutOfMemoryError):
+                self._largest_batch = len(pixel_values) // 2
+                log.warning("%s; going on with batches of %d", error, self._largest_batch)
+                return self._score_pixels(pixel_values)
             log.warning("a batch of %d failed, going one by one: %s", len(pixel_values), error)
             return [self._score_pixels(one[None])[0] for one in pixel_values]
         return [
             ScoreResult(float(score), float(std), self.name, probs)
             for score, std, probs in zip(read.score, read.std, read.probs, strict=True)
         ]
-
-
-def locate(model: str | Path) -> Path:
-    """The directory of a model given by name or path."""
-    if str(model) == NANO:
-        return Path(__file__).parent / NANO
-    directory = Path(model).expanduser()
-    if not directory.is_dir():
-        raise UsageError(
-            f"unknown model {str(model)!r}: expected {NANO!r} or a directory with an ONNX bundle "
-            "or a checkpoint in the official format"
-        )
-    return directory
 
 
 def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from . import checkpoint
-from .errors import ModelError, UsageError
+from .errors import ModelError, OutOfMemoryError, UsageError
 from .images import one_line
 from .model import ScoringGraph
 from .prompts import Prompt
+from .quantize import QUANTIZATIONS, quantize_blocks
 from .score_tokens import ORDERED_100, ScoreTokens
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_graph(
-    directory: Path, dtype: torch.dtype = torch.float32, tokens: ScoreTokens = ORDERED_100
+    directory: Path,
+    dtype: torch.dtype = torch.float32,
+    tokens: ScoreTokens = ORDERED_100,
+    device: str | torch.device = "cpu",
 ) -> tuple[ScoringGraph, Prompt]:
-    """Load an official-format checkpoint as an unfrozen graph, with the prompt it asks."""
-    config = checkpoint.read_config(directory)
+    """Load a checkpoint of any layout as an unfrozen graph, with the prompt it asks."""
+    return graph_over(checkpoint.load_model(directory, dtype, device), directory, tokens)
+
+
+def graph_over(
+    model: torch.nn.Module, directory: Path, tokens: ScoreTokens = ORDERED_100
+) -> tuple[ScoringGraph, Prompt]:
+    """The graph of a model loaded from ``directory``, with the prompt it asks."""
     tokenizer = checkpoint.load_tokenizer(directory)
-    prompt = checkpoint.score_prompt(config)
+    prompt = checkpoint.score_prompt(checkpoint.read_config(directory))
     before, after = (
         tokenizer(text, add_special_tokens=False).input_ids
         for text in (prompt.before, prompt.after)
     )
-    model = checkpoint.load_model(directory, dtype)
-    return ScoringGraph(model, before, after, tokens.ids(tokenizer.get_vocab())), prompt
+    graph = ScoringGraph(model, before, after, tokens.ids(tokenizer.get_vocab()))
+    return graph.to(next(model.parameters()).device), prompt
 
 
 def pick_device(device: str) -> torch.device:
@@ -47,11 +58,12 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """``auto`` is bf16 where a GPU has it, fp16 on other GPUs, fp32 on the CPU."""
+    """``auto`` is bf16 where a GPU has it natively, fp16 on other GPUs, fp32 on the CPU."""
     if dtype == "auto":
-        if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        return torch.float32
+        if device.type == "cpu":
+            return torch.float32
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
     if dtype not in _DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}; known: auto, {', '.join(_DTYPES)}")
     return _DTYPES[dtype]
@@ -60,18 +72,52 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 class GraphRunner:
     """A frozen graph on its device, fed with numpy."""
 
-    def __init__(self, directory: Path, *, device: str, dtype: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        device: str,
+        dtype: str,
+        quantize: str = "none",
+        keep_text: bool = True,
+        compiled: bool = False,
+    ) -> None:
+        """``quantize``: see :mod:`.quantize`; ``keep_text``: for critiques, not for scores."""
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
-        graph, _ = build_graph(directory, self.dtype)
-        self.graph = graph.to(self.device).freeze()
+        if quantize not in QUANTIZATIONS:
+            raise UsageError(
+                f"unknown quantization {quantize!r}; known: {', '.join(QUANTIZATIONS)}"
+            )
+        if quantize == "none":
+            graph, _ = build_graph(directory, self.dtype, device=self.device)
+        else:
+            # Mapped on the host; layer by layer, only the small weights reach the device.
+            graph, _ = build_graph(directory, self.dtype)
+            for blocks in (graph.vision.encoder, graph.decoder.layers):
+                quantize_blocks(blocks, quantize, self.device)
+            graph = graph.to(self.device)
+        self.graph = graph.freeze(keep_text=keep_text)
+        self._forward: Any = torch.compile(self.graph) if compiled else self.graph
 
     def score_logits(self, pixel_values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """(B, 3, S, S) fp32 → (B, K) fp32."""
+        """(B, 3, S, S) fp32 → (B, K) fp32. Raises OutOfMemoryError, other ModelErrors."""
         try:
             with torch.inference_mode():
                 pixels = torch.from_numpy(pixel_values).to(self.device, self.dtype)
-                logits: npt.NDArray[np.float32] = self.graph(pixels).cpu().numpy()
-        except RuntimeError as error:  # out of memory is one of these
+                logits: npt.NDArray[np.float32] = self._forward(pixels).cpu().numpy()
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or _says_out_of_memory(error):
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                raise OutOfMemoryError(
+                    f"{self.device} ran out of memory at a batch of {len(pixel_values)}"
+                ) from error
             raise ModelError(f"torch failed: {one_line(error)}") from error
         return logits
+
+
+def _says_out_of_memory(error: RuntimeError) -> bool:
+    """The CPU's allocator and MPS raise a plain RuntimeError."""
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text

@@ -23,7 +23,8 @@ from PIL import Image, ImageFilter
 
 from artimuse import Scorer
 from artimuse.artimuse_core.engines import default_threads
-from artimuse.curation.pipeline import rank_records, score_files
+from artimuse.curation.decide import Wishes, rank_records
+from artimuse.curation.pipeline import score_files
 from artimuse.curation.selection import Top
 
 import machine
@@ -67,7 +68,7 @@ def decode_and_resize(files: list[Path], size: int, cores: int) -> float:
 def curate(scorer: Scorer, files: list[Path]) -> float:
     """Seconds for everything ``artimuse curate`` does between scan and table."""
     start = time.perf_counter()
-    records = rank_records(score_files(scorer, files), top=Top.parse("10%"))
+    records = rank_records(score_files(scorer, files), Wishes(top=Top.parse("10%")))
     assert all(record.error is None for record in records)
     return time.perf_counter() - start
 

@@ -12,8 +12,7 @@ from PIL import Image
 from ..artimuse_core.errors import ImageError
 from ..artimuse_core.images import load_image
 from ..artimuse_core.scorer import DEFAULT_BATCH_SIZE, Scored, Scorer
-from . import selection
-from .metadata import read_metadata
+from .metadata import GenerationInfo, hidden_parameters, read_metadata
 from .records import Facts, Record
 
 
@@ -53,25 +52,15 @@ def read_image(path: Path, max_pixels: int) -> tuple[Image.Image, Facts]:
         width=image.width,
         height=image.height,
         sha256=hashlib.sha256(data).hexdigest(),
-        info=read_metadata(image.info),
+        info=_generation_info(image, data),
     )
 
 
-def rank_records(
-    records: Sequence[Record],
-    *,
-    top: selection.Top | None = None,
-    min_score: float | None = None,
-) -> list[Record]:
-    """The records from best to worst with ``rank`` and ``selected`` set, failures last."""
-    scores = [record.score for record in records]
-    ranking = selection.rank(scores, [record.path for record in records])
-    kept = set(selection.select(scores, ranking, top=top, min_score=min_score))
-    ranked = [
-        dataclasses.replace(records[index], rank=place, selected=index in kept)
-        for place, index in enumerate(ranking, start=1)
-    ]
-    return ranked + [record for record in records if record.error is not None]
+def _generation_info(image: Image.Image, data: bytes) -> GenerationInfo:
+    info = read_metadata(image.info)
+    if info.generator is None and (hidden := hidden_parameters(data)):
+        return read_metadata(hidden)
+    return info
 
 
 def _record(scored: Scored[Path, Facts]) -> Record:

@@ -36,6 +36,26 @@ class Record:
     negative_prompt: str | None = None
     seed: int | None = None
     generator: str | None = None
+    """The program that made the image: ComfyUI, A1111, …"""
+    checkpoint: str | None = None
+    """The diffusion model it was made with."""
+    loras: str | None = None
+    """File names, separated by commas."""
+    sampler: str | None = None
+    scheduler: str | None = None
+    steps: int | None = None
+    cfg: float | None = None
+    workflow: str | None = None
+    """Short hash of a ComfyUI graph without its texts and numbers: equal for equal workflows."""
+    reason: str | None = None
+    """Why it was kept or not."""
+    standing: float | None = None
+    """Percentile within its group (``--fair-by``), 0..100."""
+    group: str | None = None
+    """Its group under ``--per``."""
+    bucket: str | None = None
+    duplicate_of: str | None = None
+    """Path of the better image that this one nearly equals."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, numbers that are not numbers as None."""

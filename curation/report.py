@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -77,12 +78,19 @@ def print_table(records: Sequence[Record], *, selecting: bool) -> None:
         shown = [record for record in ranked if record.selected]
     # A path must not be broken over lines, whatever the terminal's width.
     console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
-    console.print(Text(f"{'rank':>6}  {'score':>6} ± {'std':<5}  file", style="bold"))
+    # Columns for what was asked alone: a percentile within the group, a bucket.
+    fair = any(record.standing is not None for record in ranked)
+    width = max((len(record.bucket or "") for record in ranked), default=0)
+    header = f"{'rank':>6}  {'score':>6} ± {'std':<5}"
+    header += ("   fair" if fair else "") + (f"  {'bucket':<{width}}" if width else "") + "  file"
+    console.print(Text(header, style="bold"))
     for record in shown:
         mark = "*" if selecting and record.selected else " "
-        line = f"{mark}{record.rank:>5}  {record.score:6.2f} ± {record.std:<5.2f}  {record.path}"
+        line = f"{mark}{record.rank:>5}  {record.score:6.2f} ± {record.std:<5.2f}"
+        line += f"  {record.standing:4.0f}%" if fair and record.standing is not None else ""
+        line += f"  {record.bucket or '':<{width}}" if width else ""
         dim = selecting and not record.selected
-        console.print(Text(_printable(line), style="dim" if dim else ""))
+        console.print(Text(_printable(f"{line}  {record.path}"), style="dim" if dim else ""))
 
 
 def summary(records: Sequence[Record]) -> str:
@@ -91,7 +99,10 @@ def summary(records: Sequence[Record]) -> str:
     kept = [record for record in scored if record.selected]
     text = f"{len(scored)} scored, {len(kept)} kept"
     if kept and len(kept) < len(scored):
-        text += f" (marked *), cut at {kept[-1].score:.2f}"
+        text += f" (marked *), cut at {min(record.score for record in kept):.2f}"
+    buckets = Counter(record.bucket for record in scored if record.bucket is not None)
+    if buckets:
+        text += "; " + ", ".join(f"{name} {count}" for name, count in buckets.items())
     failed = len(records) - len(scored)
     return text + (f", {failed} failed" if failed else "")
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import shutil
-import tempfile
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +15,10 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from ..artimuse_core import bundle, checkpoint
+from ..artimuse_core import bundle, checkpoint, selftest
 from ..artimuse_core.engines import OnnxEngine, TorchEngine
-from ..artimuse_core.errors import UsageError
+from ..artimuse_core.outputs import new_directory
+from ..artimuse_core.preprocess import preprocess_batch
 from ..artimuse_core.score_tokens import ORDERED_100
 from ..artimuse_core.torch_graph import build_graph
 from . import verify
@@ -39,16 +37,8 @@ def export_onnx(checkpoint_dir: Path, output: Path, *, name: str = "", card: str
     Raises UsageError if ``output`` exists, ModelError if the checkpoint is unusable or the artifact
     does not agree with torch.
     """
-    if output.exists():
-        raise UsageError(f"{output} exists already; remove it or choose another directory")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-    try:
+    with new_directory(output) as work:
         _write_bundle(checkpoint_dir, work, name or checkpoint_dir.resolve().name, card)
-        work.chmod(0o755)
-        os.replace(work, output)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return output
 
 
@@ -76,9 +66,13 @@ def _write_bundle(checkpoint_dir: Path, work: Path, name: str, card: str) -> Non
         tools={tool: version(tool) for tool in ("torch", "transformers", "onnx", "onnxruntime")}
         | {"python": platform.python_version()},
     )
+    torch_engine = TorchEngine(checkpoint_dir, device="cpu", dtype="fp32")
+    answers = torch_engine.score_logits(preprocess_batch(selftest.pictures(), graph.input_size))
+    golden = json.dumps({"score_logits": np.round(answers.astype(float), 5).tolist()})
+    (work / selftest.LOGITS).write_text(golden + "\n", encoding="utf-8")
     agreement = verify.compare(
         OnnxEngine(work, manifest, device="cpu"),
-        TorchEngine(checkpoint_dir, device="cpu", dtype="fp32"),
+        torch_engine,
         manifest.tokens(),
         manifest.input_size,
     )

@@ -33,6 +33,13 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _own_cache_and_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes what belongs to the user."""
+    monkeypatch.setenv("ARTIMUSE_CACHE", str(tmp_path / ".cache"))
+    monkeypatch.setenv("ARTIMUSE_STATE", str(tmp_path / ".state"))
+
+
 @pytest.fixture(scope="session")
 def pictures() -> list[Image.Image]:
     """50 rendered RGB pictures of various sizes."""
@@ -59,6 +66,11 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model of nano's architecture in the official format, weights exact in fp16."""
+    return random_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint", width=32)
+
+
+def random_checkpoint(directory: Path, width: int) -> Path:
+    """Write a random official checkpoint whose two towers are ``width`` wide."""
     import torch
 
     from artimuse.artimuse_core import checkpoint
@@ -66,15 +78,14 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from artimuse.training.nano import NanoShape
     from artimuse.training.tokenizer import build_tokenizer, corpus, save_tokenizer
 
-    directory = tmp_path_factory.mktemp("tiny") / "checkpoint"
     shape = NanoShape(
-        input_size=32, patch_size=8, vision_width=32, vision_layers=2, vision_heads=2,
-        vision_mlp=64, llm_width=32, llm_layers=2, llm_heads=2, llm_mlp=64,
+        input_size=32, patch_size=8, vision_width=width, vision_layers=2, vision_heads=2,
+        vision_mlp=64, llm_width=width, llm_layers=2, llm_heads=2, llm_mlp=64,
     )  # fmt: skip
     texts = corpus(shape.score_question, shape.system_message)
     tokenizer = build_tokenizer(texts, vocabulary=500)
     save_tokenizer(tokenizer, directory)
-    config = shape.config(tokenizer.get_vocab_size())
+    config = shape.config(tokenizer.get_vocab_size()) | {"critiques": True}
     torch.manual_seed(0)
     model = checkpoint.build_model(config, tokenizer.token_to_id(IMG_CONTEXT))
     with torch.no_grad():

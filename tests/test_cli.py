@@ -79,7 +79,10 @@ def test_out_and_copy_to(folder, tmp_path) -> None:
     [
         (["--top", "zero"], "expected a count"),
         (["--out", "run.xls"], "jsonl"),
-        (["--copy-to", "best"], "needs --top or --min-score"),
+        (["--copy-to", "best"], "needs --top"),
+        (["--top", "1", "--copy-to", "a", "--move-to", "b"], "one action a run"),
+        (["--where", "score > 'x'"], "makes no sense"),
+        (["--undo", "nonsense"], "no run has touched"),
         (["--min-score", "200"], "range"),
         (["--no-such-option"], "No such option"),
     ],
@@ -191,3 +194,38 @@ def test_artimuse_curate_is_curate(folder, monkeypatch, capsys) -> None:
         cli.curate_main()
     assert stop.value.code == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("*    1")
+
+
+def test_convert_and_selftest_through_the_command(tiny_checkpoint, tmp_path) -> None:
+    converted = run("convert", tiny_checkpoint, tmp_path / "native")
+    assert converted.exit_code == 0, converted.output
+    tested = run("selftest", "--model", tmp_path / "native", "--device", "cpu")
+    assert tested.exit_code == 0, tested.output
+    assert [line.split()[0] for line in tested.stdout.splitlines()] == ["PASS"] * 6
+    again = run("convert", tiny_checkpoint, tmp_path / "native")
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr
+
+
+def test_model_options_reach_the_scorer(monkeypatch, folder) -> None:
+    from artimuse.artimuse_core.scorer import Scorer
+
+    given = []
+
+    def load(*arguments: object, **options: object) -> Scorer:
+        given.append((arguments, options))
+        return brightness_scorer()
+
+    monkeypatch.setattr(Scorer, "load", load)
+    run("score", folder, "--deterministic", "--compile", "--quantize", "nf4", "--max-pixels", 2)
+    run("curate", folder, "--model", "artimuse", "--device", "cpu", "--dtype", "fp32")
+    plain = {"max_pixels": 89_000_000, "quantize": "none"} | dict.fromkeys(
+        ("deterministic", "compiled"), False
+    )
+    assert given == [
+        (
+            ("nano", "auto", "auto"),
+            {"max_pixels": 2_000_000, "quantize": "nf4", "deterministic": True, "compiled": True},
+        ),
+        (("artimuse", "cpu", "fp32"), plain),
+    ]

@@ -146,6 +146,7 @@ def test_a_pack_that_cannot_load_logs_its_reason(comfy, monkeypatch, caplog) -> 
         ("ArtiMuseLoader", "model"),
         ("ArtiMuseLoader", "device"),
         ("ArtiMuseLoader", "dtype"),
+        ("ArtiMuseLoader", "quantize"),
         ("ArtiMuseSelect", "rule"),
         ("ArtiMuseSelect", "order"),
         ("ArtiMuseGate", "judge_by"),
@@ -169,10 +170,11 @@ def test_every_combo_is_checked_before_the_run(comfy, node_id: str, combo: str) 
 
 def test_loader_offers_nano_and_the_folders_it_finds(comfy, tmp_path, tiny_bundle) -> None:
     shutil.copytree(tiny_bundle, tmp_path / "models" / "artimuse" / "mine")
-    (model, device, dtype) = nodes()["ArtiMuseLoader"].define_schema().inputs
-    assert model.options["options"] == ["nano", "mine"]
-    assert device.options["optional"]
-    assert dtype.options["optional"]
+    from artimuse.artimuse_core.models import PUBLISHED
+
+    model, *others = nodes()["ArtiMuseLoader"].define_schema().inputs
+    assert model.options["options"] == ["nano", "mine", *PUBLISHED]
+    assert all(socket.options["optional"] for socket in others)
     loaded = Run("ArtiMuseLoader", model="mine")["artimuse_model"]
     assert loaded.scorer.name == "tiny"
 
@@ -190,7 +192,20 @@ def test_a_model_is_loaded_once_and_again_when_its_files_change(
     assert loader.execute("mine").args[0] is not model
 
 
-@pytest.mark.parametrize("name", ["../../etc", "/", "", "unknown"])
+def test_a_checkpoint_that_cannot_be_downloaded_says_where_to_put_it(comfy, monkeypatch) -> None:
+    from artimuse.comfy_nodes import models
+
+    def offline(name: str) -> Path:
+        raise ModelError(f"cannot download {name}")
+
+    monkeypatch.setattr(models, "locate", offline)
+    loader = nodes()["ArtiMuseLoader"]
+    assert loader.validate_inputs(model="artimuse") is True  # nothing is downloaded to check it
+    with pytest.raises(ModelError, match=r"cannot download artimuse; .*models.artimuse.artimuse"):
+        loader.execute("artimuse")
+
+
+@pytest.mark.parametrize("name", ["../../etc", "/", "", "unknown", "gpt2"])
 def test_a_name_that_was_not_offered_is_refused_and_the_place_named(comfy, name: str) -> None:
     with pytest.raises(UsageError, match=r"unknown model.*models.artimuse"):
         nodes()["ArtiMuseLoader"].execute(name)

@@ -81,3 +81,19 @@ def test_bad_calls_and_bad_images_say_so(critic, tmp_path) -> None:
         critic.critique(tmp_path, max_new_tokens=0)
     with pytest.raises(ImageError, match="No such file"):
         critic.critique(tmp_path / "none.png")
+
+
+def test_attribute_scores_are_experimental_and_apart(critic, pictures) -> None:
+    plain = critic.critique(pictures[1], ATTRIBUTES[:3], max_new_tokens=2)
+    assert plain.attribute_scores == {}
+    scored = critic.critique(pictures[1], ATTRIBUTES[:3], max_new_tokens=2, attribute_scores=True)
+    assert scored.texts == plain.texts
+    assert scored.result == plain.result
+    assert list(scored.attribute_scores) == [one.name for one in ATTRIBUTES[:3]]
+    values = [result.score for result in scored.attribute_scores.values()]
+    assert all(0 <= value <= 100 for value in values)
+    assert len(set(values)) == 3
+    (alone,) = critic.critique(
+        pictures[1], ATTRIBUTES[1:2], max_new_tokens=1, attribute_scores=True
+    ).attribute_scores.values()
+    assert alone.score == pytest.approx(values[1], abs=1e-3)

@@ -6,12 +6,11 @@ import os
 import pytest
 
 from artimuse.artimuse_core.errors import UsageError
-from artimuse.curation.actions import check_target, copy_files
-from artimuse.curation.metadata import read_metadata
-from artimuse.curation.pipeline import rank_records, score_files
+from artimuse.curation.decide import Wishes, rank_records
+from artimuse.curation.pipeline import score_files
 from artimuse.curation.records import Record, write_records
 from artimuse.curation.scan import scan
-from artimuse.curation.selection import Top, rank, select
+from artimuse.curation.selection import Top, rank
 
 from .fakes import brightness_scorer
 
@@ -58,19 +57,10 @@ def test_equal_scores_rank_by_path_and_failures_not_at_all() -> None:
     assert rank([50, math.nan, 70, 50], ["b", "c", "d", "a"]) == [2, 3, 0]
 
 
-def test_an_image_must_pass_both_rules() -> None:
-    scores = [90, 80, 70, 60]
-    ranking = rank(scores, list("abcd"))
-    assert select(scores, ranking) == [0, 1, 2, 3]
-    assert select(scores, ranking, top=Top.parse("3"), min_score=75) == [0, 1]
-    assert select(scores, ranking, top=Top.parse("1"), min_score=60) == [0]
-    assert select(scores, ranking, min_score=95) == []
-
-
 def test_records_hold_what_the_design_names(folder) -> None:
     (folder / "broken.png").write_bytes(b"x")
     records = score_files(brightness_scorer(), scan([folder]))
-    ranked = rank_records(records, top=Top.parse("2"))
+    ranked = rank_records(records, Wishes(top=Top.parse("2")))
     assert [record.rank for record in ranked] == [1, 2, 3, 4, 5, 6, None]
     assert [record.selected for record in ranked] == [True, True] + [False] * 5
     scores = [record.score for record in ranked[:-1]]
@@ -115,69 +105,3 @@ def test_written_records_read_back(tmp_path, suffix: str) -> None:
 def test_unknown_formats_are_refused(tmp_path) -> None:
     with pytest.raises(UsageError, match=r"\.jsonl or \.csv"):
         write_records(tmp_path / "out.xls", [])
-
-
-def test_copies_never_overwrite(folder, tmp_path) -> None:
-    target = tmp_path / "best"
-    sources = [folder / "image_0.png", folder / "image_1.png"]
-    assert copy_files(sources, target) == ([target / s.name for s in sources], [])
-    assert copy_files(sources, target)[0] == [target / s.name for s in sources]  # equal: left alone
-    (target / "image_0.png").write_bytes(b"mine")
-    assert copy_files(sources[:1], target)[0] == [target / "image_0-2.png"]
-    assert (target / "image_0.png").read_bytes() == b"mine"
-    assert (target / "image_0-2.png").read_bytes() == sources[0].read_bytes()
-    assert not list(target.glob(".*"))
-
-
-def test_one_failed_copy_is_reported_and_the_rest_copied(folder, tmp_path) -> None:
-    sources = [folder / "gone.png", folder / "image_1.png"]
-    copies, failures = copy_files(sources, tmp_path / "best")
-    assert copies == [tmp_path / "best" / "image_1.png"]
-    assert failures == [f"{folder / 'gone.png'}: not copied: No such file or directory"]
-
-
-def test_target_inside_a_scanned_folder_is_refused(folder, tmp_path) -> None:
-    with pytest.raises(UsageError, match="outside"):
-        check_target(folder / "best", [folder])
-    check_target(tmp_path / "best", [folder])
-
-
-def test_comfyui_metadata_is_followed_to_the_sampler() -> None:
-    graph = {
-        "3": {"class_type": "KSampler", "inputs": {
-            "seed": 42, "positive": ["9", 0], "negative": ["7", 0], "model": ["4", 0]}},
-        "9": {"class_type": "ControlNetApply", "inputs": {"conditioning": ["6", 0]}},
-        "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat", "clip": ["4", 1]}},
-        "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "blurry", "clip": ["4", 1]}},
-        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "x.safetensors"}},
-    }  # fmt: skip
-    info = read_metadata({"prompt": json.dumps(graph)})
-    assert (info.prompt, info.negative_prompt, info.seed) == ("a cat", "blurry", 42)
-    assert info.generator == "ComfyUI"
-
-
-def test_a1111_metadata() -> None:
-    text = (
-        "a cat,\nsitting\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, Seed: 7, Size: 1x1"
-    )
-    info = read_metadata({"parameters": text})
-    assert (info.prompt, info.negative_prompt) == ("a cat,\nsitting", "blurry")
-    assert (info.seed, info.generator) == (7, "A1111")
-
-
-@pytest.mark.parametrize(
-    "prompt", ["", "{", "[]", "null", '{"1": 2}', '{"1": {"inputs": []}}', "[" * 100_000, b"{}"]
-)
-def test_broken_metadata_is_no_metadata(prompt: object) -> None:
-    assert read_metadata({"prompt": prompt}).prompt is None
-
-
-def test_real_generations_say_their_prompts(shared_data) -> None:
-    from PIL import Image
-
-    found = 0
-    files = [f for f in scan([shared_data / "generations"]) if f.suffix == ".png"]
-    for file in files:
-        with Image.open(file) as image:
-            found += read_metadata(image.info).prompt is not None
-    assert found >= 0.8 * sum(1 for _ in files)

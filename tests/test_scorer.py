@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from artimuse.artimuse_core.errors import ImageError, ImageInputError, UsageError
-from artimuse.artimuse_core.reward import Reward
 from artimuse.artimuse_core.scorer import Scorer
 
 from .fakes import BrightnessEngine, brightness_scorer
@@ -125,18 +124,3 @@ def test_load_refuses_what_makes_no_sense(options: dict[str, str], reason: str) 
 def test_max_pixels_holds_for_every_kind_of_image() -> None:
     scorer = Scorer(BrightnessEngine(), name="b", input_size=16, max_pixels=100)
     assert "over the limit" in scorer.score(grey(10))[0].error
-
-
-def test_reward_is_one_number_an_image_in_order() -> None:
-    import torch
-
-    reward = Reward(brightness_scorer(), scale=0.01)
-    images = torch.stack([torch.full((3, 8, 8), v) for v in (0.2, 0.8, 0.5)])
-    rewards = reward(images, prompts=["a", "b", "c"], metadata=[{}, {}, {}])
-    assert rewards.dtype == np.float32
-    np.testing.assert_allclose(rewards, [0.2, 0.8, 0.5], atol=0.005)
-
-
-def test_reward_of_an_unreadable_image_is_nan(tmp_path) -> None:
-    rewards = Reward(brightness_scorer())([grey(50), tmp_path / "missing.png"])
-    assert np.isnan(rewards).tolist() == [False, True]
