@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+WEB_DIRECTORY = "./comfy_nodes/web"
+"""Where ComfyUI finds the nodes' script and help pages."""
+
 _PUBLIC = {
     "ArtiMuseError": ".artimuse_core.errors",
     "Reward": ".artimuse_core.reward",

@@ -32,14 +32,19 @@ class ArtiMuseBestOfN(io.ComfyNode):
                 scores_input(),
             ],
             outputs=[
-                io.Image.Output("image", tooltip="The best one."),
+                io.Image.Output("image", display_name="image", tooltip="The best one."),
                 io.Latent.Output(
                     "latent",
+                    display_name="latent",
                     tooltip="Its latent, which remembers its place in the batch, so that a sampler "
                     "goes on with the same noise.",
                 ),
-                io.Float.Output("best_score", tooltip="Its score, 0 to 100."),
-                io.Int.Output("index", tooltip="Its place in the batch, from 0."),
+                io.Float.Output(
+                    "best_score", display_name="best_score", tooltip="Its score, 0 to 100."
+                ),
+                io.Int.Output(
+                    "index", display_name="index", tooltip="Its place in the batch, from 0."
+                ),
             ],
             is_input_list=True,
         )

@@ -51,10 +51,14 @@ class ArtiMuseCritique(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output(
-                    "critique", tooltip="Score and all texts, one per image.", is_output_list=True
+                    "critique",
+                    display_name="critique",
+                    tooltip="Score and all texts, one per image.",
+                    is_output_list=True,
                 ),
                 io.String.Output(
                     "json",
+                    display_name="json",
                     tooltip="The same as a JSON object, one per image.",
                     is_output_list=True,
                 ),

@@ -59,8 +59,15 @@ class ArtiMuseGate(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.AnyType.Output("output", tooltip="Of the branch taken.", is_output_list=True),
-                io.Boolean.Output("cleared", tooltip="Whether the score clears the bar."),
+                io.AnyType.Output(
+                    "output",
+                    display_name="output",
+                    tooltip="Of the branch taken.",
+                    is_output_list=True,
+                ),
+                io.Boolean.Output(
+                    "cleared", display_name="cleared", tooltip="Whether the score clears the bar."
+                ),
             ],
             is_input_list=True,
         )

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..artimuse_core.engines import DEVICES, DTYPES
 from ..artimuse_core.errors import UsageError
+from ..artimuse_core.quantize import QUANTIZATIONS
 from . import models
 from .schema import describe, validate_options
 from .scoring import ArtiMuseModel
@@ -28,7 +29,8 @@ class ArtiMuseLoader(io.ComfyNode):
                     "model",
                     options=models.model_names(),
                     default="nano",
-                    tooltip="nano is embedded; others are folders in models/artimuse.",
+                    tooltip="nano is embedded; others are folders in models/artimuse, or published "
+                    "checkpoints, downloaded on first use (16 GB; progress in ComfyUI's log).",
                 ),
                 io.Combo.Input(
                     "device",
@@ -45,6 +47,14 @@ class ArtiMuseLoader(io.ComfyNode):
                     optional=True,
                     tooltip="auto: bf16 on a GPU, fp32 on the CPU; an ONNX model's is fixed.",
                 ),
+                io.Combo.Input(
+                    "quantize",
+                    options=list(QUANTIZATIONS),
+                    default="none",
+                    optional=True,
+                    tooltip="Smaller weights for a checkpoint on a small card, with bitsandbytes; "
+                    "they stay on the card until ComfyUI ends.",
+                ),
             ],
             outputs=[
                 ArtiMuseModel.Output(
@@ -55,15 +65,19 @@ class ArtiMuseLoader(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, model: Any = None, device: Any = None, dtype: Any = None
+        cls, model: Any = None, device: Any = None, dtype: Any = None, quantize: Any = None
     ) -> bool | str:
         if model is not None:
             try:
-                models.find(model)
+                models.check_name(model)
             except UsageError as error:
                 return str(error)
-        return validate_options(device=(device, DEVICES), dtype=(dtype, DTYPES))
+        return validate_options(
+            device=(device, DEVICES), dtype=(dtype, DTYPES), quantize=(quantize, QUANTIZATIONS)
+        )
 
     @classmethod
-    def execute(cls, model: str, device: str = "auto", dtype: str = "auto") -> io.NodeOutput:
-        return io.NodeOutput(models.load(model, device, dtype))
+    def execute(
+        cls, model: str, device: str = "auto", dtype: str = "auto", quantize: str = "none"
+    ) -> io.NodeOutput:
+        return io.NodeOutput(models.load(model, device, dtype, quantize))

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management as memory
 import folder_paths
 
-from ..artimuse_core.engines import TorchEngine
-from ..artimuse_core.errors import UsageError
-from ..artimuse_core.scorer import DEFAULT_BATCH_SIZE, NANO, Scorer, locate
+from ..artimuse_core.bundle import is_bundle
+from ..artimuse_core.engines import DEVICES, Floats
+from ..artimuse_core.errors import MissingExtraError, ModelError, UsageError
+from ..artimuse_core.models import NANO, PUBLISHED, locate
+from ..artimuse_core.scorer import DEFAULT_BATCH_SIZE, Scorer
 
 if TYPE_CHECKING:
     from ..artimuse_core.critic import Critic
+    from ..artimuse_core.torch_graph import GraphRunner
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +39,8 @@ class LoadedModel:
     scorer: Scorer
     directory: Path
     patcher: Any = None
-    """ComfyUI's ModelPatcher around the torch graph; None where onnxruntime owns the memory."""
+    """ComfyUI's ModelPatcher around the torch graph; None where ComfyUI cannot move the weights:
+    in onnxruntime, and quantised."""
 
     def ready(self) -> Scorer:
         """The scorer, with its weights where it computes."""
@@ -52,23 +56,37 @@ class LoadedModel:
 
     def critic(self) -> Critic:
         """A critic over the same weights. Raises UsageError for a model that only scores."""
-        from ..artimuse_core import checkpoint, critic
-        from ..artimuse_core.prompts import system_message
-
         name, engine = self.scorer.name, self.ready().engine
-        config = checkpoint.read_config(self.directory) if isinstance(engine, TorchEngine) else None
-        if config is None or not config.get("critiques", True):
+        if not (isinstance(engine, _SharedEngine) and engine.writes):
             raise UsageError(
-                f"{name} scores only and writes no critiques; wire an ArtiMuse Loader whose model "
-                f"is a checkpoint in the official format, in {model_root() / '<name>'}"
+                f"{name} scores only and writes no critiques; wire an ArtiMuse Loader with a "
+                f"checkpoint that was trained to write: {', '.join(PUBLISHED)}, or a folder in "
+                f"{model_root()}"
             )
+        from ..artimuse_core import checkpoint, critic
+
         return critic.Critic(
             engine.runner,
             checkpoint.load_tokenizer(self.directory),
-            system_message(config),
+            checkpoint.read_config(self.directory),
             name,
             self.scorer.max_pixels,
         )
+
+
+@dataclass(frozen=True)
+class _SharedEngine:
+    """An engine over a graph that a critic uses as well, so that its weights are there once."""
+
+    runner: GraphRunner
+    writes: bool
+
+    @property
+    def device(self) -> str:
+        return str(self.runner.device)
+
+    def score_logits(self, pixel_values: Floats) -> Floats:
+        return self.runner.score_logits(pixel_values)
 
 
 def model_root() -> Path:
@@ -89,51 +107,90 @@ def model_folders() -> dict[str, Path]:
 
 
 def model_names() -> list[str]:
-    return [NANO, *(name for name in model_folders() if name != NANO)]
+    """nano, the folders, and the published checkpoints, which are downloaded on first use."""
+    return list(dict.fromkeys([NANO, *model_folders(), *PUBLISHED]))
 
 
-def find(name: str) -> Path:
-    """The directory of one of :func:`model_names`.
+def check_name(name: str) -> None:
+    """Raises UsageError unless ``name`` is one of :func:`model_names`.
 
     ComfyUI does not check a combo's value against its options, so a workflow could name any path:
-    only names that are offered are looked up. Raises UsageError for any other.
+    only names that are offered are looked up.
     """
-    folders = model_folders()
-    if name != NANO and name not in folders:
+    if name not in model_names():
         raise UsageError(
             f"unknown model {name!r}; known: {', '.join(model_names())}. "
             f"Put a model's folder into {model_root()}"
         )
-    return locate(folders.get(name, NANO))
 
 
-def load(name: str, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+def find(name: str) -> Path:
+    """The directory of one of :func:`model_names`; a published one may be downloaded first."""
+    check_name(name)
+    try:
+        return locate(NANO if name == NANO else model_folders().get(name, name))
+    except ModelError as error:
+        raise ModelError(f"{error}; or put its files into {model_root() / name}") from error
+
+
+def load(
+    name: str, device: str = "auto", dtype: str = "auto", quantize: str = "none"
+) -> LoadedModel:
     """A model by name; kept, so that a second run does not load again."""
     directory = find(name)
     newest = max((file.stat().st_mtime_ns for file in directory.iterdir()), default=0)
-    return _load(directory, device, dtype, newest)
+    return _load(name, directory, device, dtype, quantize, newest)
 
 
 @lru_cache(maxsize=2)
-def _load(directory: Path, device: str, dtype: str, newest: int) -> LoadedModel:
+def _load(
+    name: str, directory: Path, device: str, dtype: str, quantize: str, newest: int
+) -> LoadedModel:
     """``newest``: when its files last changed, so that a replaced model is loaded anew."""
+    if is_bundle(directory):
+        scorer = Scorer.load(directory, device, dtype, quantize=quantize)
+        log.info("%s on %s: %s", scorer.name, scorer.engine.device, scorer.card)
+        return LoadedModel(scorer, directory)
+    try:
+        from ..artimuse_core import checkpoint, torch_graph
+    except ImportError as error:
+        raise MissingExtraError(error.name or "transformers", "torch") from error
+
     target = memory.get_torch_device()
-    if target.type == "cuda" and device != "cpu":
+    if target.type == "cuda" and device in ("auto", "cuda"):
         # Make room: the weights go straight to where they compute.
         size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
         memory.free_memory(size, target)
-    scorer = Scorer.load(directory, device, dtype)
-    log.info("%s on %s: %s", scorer.name, scorer.engine.device, scorer.card)
-    if not isinstance(scorer.engine, TorchEngine):
-        return LoadedModel(scorer, directory)
-    return LoadedModel(scorer, directory, _patcher(scorer.engine.runner))
+    if device == "auto" and target.type in DEVICES:
+        device = str(target)  # ComfyUI may have been told to leave the GPU alone
+    writes = bool(checkpoint.read_config(directory).get("critiques", True))
+    runner = torch_graph.GraphRunner(
+        directory, device=device, dtype=dtype, quantize=quantize, keep_text=writes
+    )
+    scorer = Scorer(
+        _SharedEngine(runner, writes),
+        name=name,
+        input_size=runner.graph.input_size,
+        card=f"checkpoint in {directory}",
+    )
+    log.info("%s on %s in %s", name, runner.device, runner.dtype)
+    # Quantised layers keep their scales beside their weights and do not survive being moved.
+    return LoadedModel(scorer, directory, _patcher(runner) if quantize == "none" else None)
 
 
-def _patcher(runner: Any) -> Any:
+def _patcher(runner: GraphRunner) -> Any:
     """ComfyUI's handle on the graph: it may move the weights away, and `ready` brings them back."""
     from comfy.model_patcher import ModelPatcher
 
-    graph = runner.graph
-    graph.device = runner.device  # where ComfyUI finds it at first; it updates this itself
+    graph: Any = runner.graph
+    # Where ComfyUI finds it at first; it keeps this up to date itself.
+    graph.device = comfyui_name(runner.device, memory.get_torch_device())
     offload = memory.unet_offload_device()
-    return ModelPatcher(graph, load_device=runner.device, offload_device=offload)
+    return ModelPatcher(graph, load_device=graph.device, offload_device=offload)
+
+
+def comfyui_name(device: Any, comfyui: Any) -> Any:
+    """``device`` as ComfyUI writes it: it compares devices when it makes room, and ``cuda`` is not
+    equal to ``cuda:0``."""
+    same = device.type == comfyui.type and device.index in (None, comfyui.index)
+    return comfyui if same else device

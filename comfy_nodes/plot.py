@@ -59,8 +59,16 @@ class ArtiMuseScorePlot(io.ComfyNode):
                 scores_input(),
             ],
             outputs=[
-                io.Image.Output("contact_sheet", tooltip="Each image with its place and score."),
-                io.Image.Output("histogram", tooltip="How many images have which score."),
+                io.Image.Output(
+                    "contact_sheet",
+                    display_name="contact_sheet",
+                    tooltip="Each image with its place and score.",
+                ),
+                io.Image.Output(
+                    "histogram",
+                    display_name="histogram",
+                    tooltip="How many images have which score.",
+                ),
             ],
             is_input_list=True,
         )

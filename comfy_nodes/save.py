@@ -68,7 +68,10 @@ class ArtiMuseSaveImage(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output(
-                    "files", tooltip="The files' whole paths, one per image.", is_output_list=True
+                    "files",
+                    display_name="files",
+                    tooltip="The files' whole paths, one per image.",
+                    is_output_list=True,
                 )
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],

@@ -29,15 +29,27 @@ class ArtiMuseScore(io.ComfyNode):
                 model_input(),
             ],
             outputs=[
-                io.Float.Output("score", tooltip="0 to 100, one per image.", is_output_list=True),
+                io.Float.Output(
+                    "score",
+                    display_name="scores",
+                    tooltip="0 to 100, one per image.",
+                    is_output_list=True,
+                ),
                 io.Float.Output(
                     "spread",
+                    display_name="spreads",
                     tooltip="How unsure the model is, in score points, one per image.",
                     is_output_list=True,
                 ),
-                io.Float.Output("best_score", tooltip="The highest of all images."),
-                io.Float.Output("mean", tooltip="Over all images."),
-                io.String.Output("report", tooltip="The model and a line per image, best first."),
+                io.Float.Output(
+                    "best_score", display_name="best_score", tooltip="The highest of all images."
+                ),
+                io.Float.Output("mean", display_name="mean", tooltip="Over all images."),
+                io.String.Output(
+                    "report",
+                    display_name="report",
+                    tooltip="The model and a line per image, best first.",
+                ),
             ],
             is_input_list=True,  # images of different sizes arrive as a list, not a batch
             is_output_node=True,  # it shows its scores, also with nothing wired behind it

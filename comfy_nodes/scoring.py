@@ -12,8 +12,8 @@ from comfy_api.latest import io
 from ..artimuse_core.errors import ModelError
 from ..artimuse_core.images import load_image
 from ..artimuse_core.inputs import flatten
+from ..artimuse_core.models import NANO
 from ..artimuse_core.results import ScoreResult
-from ..artimuse_core.scorer import NANO
 from . import models
 from .batches import check_scores, split_images
 

@@ -141,16 +141,20 @@ class ArtiMuseSelect(io.ComfyNode):
                 ),
                 io.Image.Output(
                     "rejected",
+                    display_name="rejected",
                     tooltip="The other images, one by one; nothing runs if there are none.",
                     is_output_list=True,
                 ),
                 io.Int.Output(
                     "indices",
+                    display_name="indices",
                     tooltip="Places of the chosen among the images, from 0.",
                     is_output_list=True,
                 ),
                 io.String.Output(
-                    "pick_list", tooltip="The indices as image pickers take them, such as 0,3."
+                    "pick_list",
+                    display_name="pick_list",
+                    tooltip="The indices as image pickers take them, such as 0,3.",
                 ),
             ],
             is_input_list=True,

@@ -106,6 +106,8 @@ def test_everything_a_user_sees_is_named_and_explained(comfy) -> None:
         assert schema.description
         for socket in [*schema.inputs, *schema.outputs]:
             assert socket.options.get("tooltip"), f"{schema.node_id}.{socket.id}"
+        for socket in schema.outputs:  # without one, the editor shows its type
+            assert socket.options.get("display_name"), f"{schema.node_id}.{socket.id}"
 
 
 def test_ids_are_unique_across_inputs_and_outputs(comfy) -> None:
@@ -144,6 +146,7 @@ def test_a_pack_that_cannot_load_logs_its_reason(comfy, monkeypatch, caplog) -> 
         ("ArtiMuseLoader", "model"),
         ("ArtiMuseLoader", "device"),
         ("ArtiMuseLoader", "dtype"),
+        ("ArtiMuseLoader", "quantize"),
         ("ArtiMuseSelect", "rule"),
         ("ArtiMuseSelect", "order"),
         ("ArtiMuseGate", "judge_by"),
@@ -167,10 +170,11 @@ def test_every_combo_is_checked_before_the_run(comfy, node_id: str, combo: str) 
 
 def test_loader_offers_nano_and_the_folders_it_finds(comfy, tmp_path, tiny_bundle) -> None:
     shutil.copytree(tiny_bundle, tmp_path / "models" / "artimuse" / "mine")
-    (model, device, dtype) = nodes()["ArtiMuseLoader"].define_schema().inputs
-    assert model.options["options"] == ["nano", "mine"]
-    assert device.options["optional"]
-    assert dtype.options["optional"]
+    from artimuse.artimuse_core.models import PUBLISHED
+
+    model, *others = nodes()["ArtiMuseLoader"].define_schema().inputs
+    assert model.options["options"] == ["nano", "mine", *PUBLISHED]
+    assert all(socket.options["optional"] for socket in others)
     loaded = Run("ArtiMuseLoader", model="mine")["artimuse_model"]
     assert loaded.scorer.name == "tiny"
 
@@ -188,7 +192,20 @@ def test_a_model_is_loaded_once_and_again_when_its_files_change(
     assert loader.execute("mine").args[0] is not model
 
 
-@pytest.mark.parametrize("name", ["../../etc", "/", "", "unknown"])
+def test_a_checkpoint_that_cannot_be_downloaded_says_where_to_put_it(comfy, monkeypatch) -> None:
+    from artimuse.comfy_nodes import models
+
+    def offline(name: str) -> Path:
+        raise ModelError(f"cannot download {name}")
+
+    monkeypatch.setattr(models, "locate", offline)
+    loader = nodes()["ArtiMuseLoader"]
+    assert loader.validate_inputs(model="artimuse") is True  # nothing is downloaded to check it
+    with pytest.raises(ModelError, match=r"cannot download artimuse; .*models.artimuse.artimuse"):
+        loader.execute("artimuse")
+
+
+@pytest.mark.parametrize("name", ["../../etc", "/", "", "unknown", "gpt2"])
 def test_a_name_that_was_not_offered_is_refused_and_the_place_named(comfy, name: str) -> None:
     with pytest.raises(UsageError, match=r"unknown model.*models.artimuse"):
         nodes()["ArtiMuseLoader"].execute(name)
@@ -211,6 +228,15 @@ def test_comfyui_owns_the_memory_of_a_torch_model(comfy, tmp_path, tiny_checkpoi
     assert models == [model.patcher]
     assert memory > 0
     assert full
+
+
+def test_comfyui_can_make_room_because_devices_have_its_own_names(comfy) -> None:
+    from artimuse.comfy_nodes.models import comfyui_name
+
+    first, second = torch.device("cuda:0"), torch.device("cuda:1")
+    assert comfyui_name(torch.device("cuda"), first) == first != torch.device("cuda")
+    assert comfyui_name(second, first) == second
+    assert comfyui_name(torch.device("cpu"), first) == torch.device("cpu")
 
 
 # Score
