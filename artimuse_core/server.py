@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import pickle
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -469,6 +470,9 @@ def serve(
     drain_timeout_s: int = 30,
 ) -> None:
     """Serve until SIGINT or SIGTERM; running requests may finish within ``drain_timeout_s``."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn drains, then raises the signal again; having been asked to stop is no failure.
+        signal.signal(stop, lambda number, frame: None)
     config = uvicorn.Config(
         app,
         log_level="warning",
