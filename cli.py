@@ -360,19 +360,21 @@ def serve(
         max_wait_ms=max_wait_ms,
     )
     factor = parse_scale(scale)
-
-    def build() -> Any:
-        reward = Reward(
-            _load(model, device, dtype, max_pixels),
-            scale=factor,
-            batch_size=batch_size,
-            output="numpy",
-        )
-        return server.create_app(reward, limits=limits, token=token, allow_pickle=allow_pickle)
-
-    listener = server.listen(host, port)
-    app = build()
     address = f"[{host}]" if ":" in host else host
+    if engine == "ray":
+        with _needs("ray"):
+            from .artimuse_core import ray_serve
+        recipe = ray_serve.Recipe(
+            model, device, dtype, int(max_pixels * 1e6), batch_size, factor, limits, token,
+            allow_pickle,
+        )  # fmt: skip
+        said = f"listening on http://{address}:{port}, {replicas} replicas"
+        ray_serve.run(recipe, replicas, host, port, lambda: click.echo(said, err=True))
+        return
+    scorer = _load(model, device, dtype, max_pixels)
+    reward = Reward(scorer, scale=factor, batch_size=batch_size, output="numpy")
+    app = server.create_app(reward, limits=limits, token=token, allow_pickle=allow_pickle)
+    listener = server.listen(host, port)
     click.echo(f"listening on http://{address}:{listener.getsockname()[1]}", err=True)
     server.serve(app, listener)
 

@@ -14,6 +14,7 @@ import base64
 import http.client
 import io
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -132,7 +133,7 @@ def main() -> None:
     reward = Reward(output="numpy")
     expected = [float(value) for value in reward(files)]
     encoded = [base64.b64encode(file).decode() for file in files]
-    requests = max(1, options.images // (ROUNDS * options.clients * options.per_request))
+    requests = math.ceil(options.images / (ROUNDS * options.clients * options.per_request))
     count = requests * options.clients * options.per_request
     images = (files * (count // DISTINCT + 1))[:count]
 
