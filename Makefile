@@ -47,7 +47,7 @@ $(DEV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
 	# torch first and pinned: as somebody's dependency it would bring CUDA.
 	$(DEV)/bin/python $(PIP_INSTALL) torch
-	$(DEV)/bin/python $(PIP_INSTALL) -e '.[torch,export,train,serve,client,examples,dev]'
+	$(DEV)/bin/python $(PIP_INSTALL) -e '.[torch,export,train,serve,client,ray,examples,dev]'
 	touch $@
 
 clean:  ## Remove environments, caches and rendered samples.
