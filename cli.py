@@ -575,6 +575,88 @@ def selftest(model: str, device: str, dtype: str, batch_size: int, max_pixels: f
         sys.exit(FAILED)
 
 
+@main.command()
+@_model_options
+@click.option("--host", default="127.0.0.1", show_default=True, help="Others need --token.")
+@click.option(
+    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: a free one."
+)
+@click.option(
+    "--token", envvar="ARTIMUSE_TOKEN", show_envvar=True, help="Clients must send it as a bearer."
+)
+@click.option("--allow-pickle", is_flag=True, help="Speak flow_grpo's pickle protocol as well.")
+@click.option(
+    "--scale", default="raw", show_default=True, help="raw (0-100), unit (0-1), or a factor."
+)
+@click.option("--max-body-mb", default=64.0, show_default=True, help="One request's body.")
+@click.option("--max-images", default=256, show_default=True, help="In one request.")
+@click.option("--max-queue", default=1024, show_default=True, help="Images that may wait.")
+@click.option("--max-batch", default=32, show_default=True, help="Images evaluated together.")
+@click.option("--max-wait-ms", default=5.0, show_default=True, help="For a batch to fill.")
+@click.option(
+    "--engine", default="uvicorn", show_default=True, type=click.Choice(["uvicorn", "ray"])
+)
+@click.option("--replicas", default=1, show_default=True, type=click.IntRange(1), help="With ray.")
+def serve(
+    model: str,
+    device: str,
+    dtype: str,
+    batch_size: int,
+    max_pixels: float,
+    host: str,
+    port: int,
+    token: str | None,
+    allow_pickle: bool,
+    scale: str,
+    max_body_mb: float,
+    max_images: int,
+    max_queue: int,
+    max_batch: int,
+    max_wait_ms: float,
+    engine: str,
+    replicas: int,
+) -> None:
+    """Serve the score as a reward over HTTP, to trainers in other environments.
+
+    Speaks the protocols of Flow-Factory, UniRL and, with --allow-pickle, flow_grpo; the
+    paths are listed at /docs. Stops on Ctrl-C or SIGTERM after finishing what runs.
+    """
+    with _needs("serve"):
+        from .artimuse_core import server
+    from .artimuse_core.reward import Reward
+    from .artimuse_core.reward_scales import parse_scale
+
+    server.check_address(host, token)
+    if engine != "ray" and replicas != 1:
+        raise UsageError("--replicas needs --engine ray")
+    limits = server.Limits(
+        max_body_bytes=int(max_body_mb * server.MIB),
+        max_bytes_in_flight=max(server.Limits.max_bytes_in_flight, int(max_body_mb * server.MIB)),
+        max_images=max_images,
+        max_queue=max_queue,
+        max_batch=max_batch,
+        max_wait_ms=max_wait_ms,
+    )
+    factor = parse_scale(scale)
+    address = f"[{host}]" if ":" in host else host
+    if engine == "ray":
+        with _needs("ray"):
+            from .artimuse_core import ray_serve
+        recipe = ray_serve.Recipe(
+            model, device, dtype, int(max_pixels * 1e6), batch_size, factor, limits, token,
+            allow_pickle,
+        )  # fmt: skip
+        said = f"listening on http://{address}:{port}, {replicas} replicas"
+        ray_serve.run(recipe, replicas, host, port, lambda: click.echo(said, err=True))
+        return
+    scorer = _load(model, device, dtype, max_pixels)
+    reward = Reward(scorer, scale=factor, batch_size=batch_size, output="numpy")
+    app = server.create_app(reward, limits=limits, token=token, allow_pickle=allow_pickle)
+    listener = server.listen(host, port)
+    click.echo(f"listening on http://{address}:{listener.getsockname()[1]}", err=True)
+    server.serve(app, listener)
+
+
 @main.group()
 def export() -> None:
     """Turn a checkpoint into an artifact that scores without torch."""

@@ -100,6 +100,16 @@ def load_image(
         raise ImageError(f"broken image: {one_line(error)}") from error
 
 
+def declared_pixels(data: bytes) -> int:
+    """What a file's header claims, width × height, without decoding; 0 if it is no image."""
+    try:
+        Image.init()
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # load_image will say why; this only counts
+        return 0
+
+
 @contextmanager
 def one_large_at_a_time() -> Iterator[None]:
     """Within it, an image over 24 MP that ``load_image`` decodes is the only such one in memory.

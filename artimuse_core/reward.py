@@ -111,7 +111,7 @@ class Reward:
         self, images: Any, prompts: Sequence[str] | None = None, metadata: Any = None
     ) -> Rewards:
         """The same with reasons, raw scores and the guard's warnings, as numpy."""
-        sources = list(inputs.flatten(images, _split_images))
+        sources = list(inputs.flatten(images, split_images))
         answers = list(self.scorer.stream(sources, self._prepare, batch_size=self.batch_size))
         scores = np.array([answer.result.score for answer in answers], np.float32)
         penalties, warnings = np.zeros_like(scores), tuple[str, ...]()
@@ -128,7 +128,7 @@ class Reward:
 
     def score(self, images: Any) -> list[ScoreResult]:
         """The whole results behind the rewards, with their distributions."""
-        sources = list(inputs.flatten(images, _split_images))
+        sources = list(inputs.flatten(images, split_images))
         return [
             answer.result
             for answer in self.scorer.stream(sources, self._prepare, batch_size=self.batch_size)
@@ -136,12 +136,7 @@ class Reward:
 
     def _prepare(self, source: Any) -> tuple[Image.Image, Floats | None]:
         """One source → RGB image, and what the guard measures of it."""
-        if isinstance(source, np.ndarray):
-            # A diverging sampler makes single images of NaN; that is no mistake of the caller.
-            if source.dtype.kind == "f" and not np.isfinite(source).all():
-                raise ImageError("its pixels are not finite (NaN or infinite)")
-            source = Image.fromarray(inputs.to_uint8(source))
-        image = load_image(source, max_pixels=self.scorer.max_pixels)
+        image = load_image(rgb_image(source), max_pixels=self.scorer.max_pixels)
         return image, self.guard.measure(image) if self.guard is not None else None
 
 
@@ -172,7 +167,20 @@ def log_failures(rewards: Rewards) -> None:
         log.warning("%s", warning)
 
 
-def _split_images(array: Any) -> Any:
+def rgb_image(source: Any) -> Any:
+    """An (H, W, 3) array of :func:`split_images` as a PIL image; other sources as they are.
+
+    Raises ImageError where pixels are not finite: a diverging sampler makes such images, and that
+    is no mistake of the caller. Raises ImageInputError for a wrong range.
+    """
+    if not isinstance(source, np.ndarray):
+        return source
+    if source.dtype.kind == "f" and not np.isfinite(source).all():
+        raise ImageError("its pixels are not finite (NaN or infinite)")
+    return Image.fromarray(inputs.to_uint8(source))
+
+
+def split_images(array: Any) -> Any:
     """Arrays and tensors, one image at a time; what looks like latents is refused."""
     shape = tuple(array.shape)
     channels_last = len(shape) == 4 and shape[3] in (1, 3, 4)

@@ -100,6 +100,16 @@ def make_scale(
     return ZScore.against(reference) if scale == "zscore" else Percentile(reference)
 
 
+def parse_scale(text: str) -> str | float:
+    """A scale as a command line gives it: ``raw``, ``unit`` or a factor."""
+    if text in ("raw", "unit"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"expected the scale raw, unit or a number, got {text!r}") from None
+
+
 def _reference(scores: Iterable[float]) -> npt.NDArray[np.float64]:
     values = np.asarray(list(scores), np.float64)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():

@@ -137,7 +137,7 @@ def test_no_images_give_no_rewards() -> None:
     assert reward()([]).shape == (0,)
 
 
-# --- combinations -----------------------------------------------------------------------------
+# --- combinations ---
 
 
 def constant(*values: float):

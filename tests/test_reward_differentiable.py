@@ -190,9 +190,9 @@ def test_metric_is_called_like_pyiqas(tiny, tmp_path) -> None:
         ArtiMuseMetric(tiny, loss_reduction="median")
 
 
-def test_a_bundle_has_no_gradients(tiny_bundle) -> None:
+def test_a_folder_without_a_checkpoint_has_no_gradients(tmp_path) -> None:
     with pytest.raises(ModelError, match="ONNX bundle has none"):
-        DifferentiableReward.load(tiny_bundle)
+        DifferentiableReward.load(tmp_path)
 
 
 def test_the_graph_is_built_from_the_checkpoint_alone(tiny_checkpoint) -> None:

@@ -104,7 +104,7 @@ def test_refl_step(tiny_checkpoint) -> None:
     assert decoded.grad.abs().sum() > 0
 
 
-# --- verl-omni --------------------------------------------------------------------------------
+# --- verl-omni ---
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_verl_omni_is_told_why_an_image_has_no_score(no_shared_models) -> None:
     assert first == third == pytest.approx(20, abs=0.5)
 
 
-# --- Flow-Factory -----------------------------------------------------------------------------
+# --- Flow-Factory ---
 
 
 @pytest.fixture
