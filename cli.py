@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -165,6 +166,12 @@ def _selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--lower-bound", is_flag=True, help="Rank by score minus spread."),
         click.option(
+            "--dedup",
+            type=click.IntRange(0, 32),
+            metavar="D",
+            help="Of images that differ in at most D of 64 hash bits (try 6), keep the best.",
+        ),
+        click.option(
             "--buckets",
             metavar="NAMES",
             help="Sort into classes: great,good,rest or great:70,good:50,rest or great:10%,rest.",
@@ -208,11 +215,27 @@ def _action_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("folders", nargs=-1, type=_existing_or_not, metavar="DIR...")
 @_selection_options
 @_action_options
+@click.option(
+    "--ref",
+    multiple=True,
+    type=_existing_or_not,
+    metavar="DIR",
+    help="With --dedup: drop what nearly equals an image here; nothing here is touched.",
+)
+@click.option("--no-cache", is_flag=True, help="Score anew, and remember nothing.")
+@click.option(
+    "--explain",
+    type=_existing_or_not,
+    help="Say what is known of a file and what each run decided.",
+)
+@click.option("--diff", nargs=2, metavar="RUN RUN", help="Say what changed between two runs.")
 @click.option("--undo", metavar="RUN", help="Take back what a run did; 'last' for the last.")
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Subfolders too.")
 @_model_options
 @click.option("--json", "as_json", is_flag=True, help="Print all records, one JSON object a line.")
-@click.option("--out", type=_existing_or_not, help="Write all records to FILE.jsonl or FILE.csv.")
+@click.option(
+    "--out", type=_existing_or_not, help="Write all records to FILE.jsonl, .csv or .parquet."
+)
 def curate(
     folders: Sequence[Path],
     recursive: bool,
@@ -223,7 +246,11 @@ def curate(
     max_pixels: float,
     as_json: bool,
     out: Path | None,
+    no_cache: bool,
+    ref: Sequence[Path],
     undo: str | None,
+    explain: Path | None,
+    diff: tuple[str, str] | None,
     dry_run: bool,
     **asked: Any,
 ) -> None:
@@ -231,10 +258,15 @@ def curate(
 
     Only reports, unless an action is asked for; every action can be undone.
     """
-    from .curation import records, report
-    from .curation.decide import rank_records
-    from .curation.pipeline import score_files
+    from .artimuse_core.scorer import locate
+    from .curation import duplicates, records, report
+    from .curation.decide import Looks, rank_records
+    from .curation.fingerprint import model_fingerprint
+    from .curation.journal import new_run
+    from .curation.pipeline import Memory, reference_hashes, score_files
+    from .curation.places import cache_folder
     from .curation.scan import scan
+    from .curation.store import Store, Wanted
 
     # Everything that can be wrong with the call is found out before the first image is scored.
     action = _action(folders, **{name: asked.pop(name) for name in _ACTIONS})
@@ -243,29 +275,51 @@ def curate(
     if undo is not None:
         _undo(undo)
         return
+    if explain is not None or diff is not None:
+        _history(explain, diff)
+        return
     if not folders:
         raise UsageError("expected at least one folder or image; see --help")
     if out is not None:
         records.check_format(out)
     if action is not None and action.kind != "xmp" and not (wishes.selecting or wishes.buckets):
         raise UsageError("an action needs --top or another rule to say which images to take")
+    if ref and wishes.dedup is None:
+        raise UsageError("--ref says what --dedup compares with; give --dedup D")
+    if wishes.dedup is not None:
+        duplicates.check()
+    reference_files = scan(ref, recursive=recursive) if ref else []
     files = scan(folders, recursive=recursive)
     scorer = _load(model, device, dtype, max_pixels)
+    store = Store(None) if no_cache else Store.open_or_memory(cache_folder())
+    fingerprint = model_fingerprint(scorer, locate(model), store, dtype=dtype)
+    memory = Memory(store, fingerprint, Wanted(hash=wishes.dedup is not None))
     with report.progress(len(files)) as advance:
-        scored = score_files(scorer, files, batch_size=batch_size, on_record=advance)
-    ranked = rank_records(scored, wishes)
+        scored = score_files(scorer, files, batch_size=batch_size, on_record=advance, memory=memory)
+    looks, failures = None, list[str]()
+    if wishes.dedup is not None:
+        references, failures = reference_hashes(reference_files, store, scorer.max_pixels)
+        pixels = (record.pixels for record in scored if record.pixels is not None)
+        looks = Looks(store.hashes(pixels), references)
+        unknown = sum(record.pixels not in looks.hashes for record in scored if record.pixels)
+        if unknown:
+            click.echo(f"{unknown} images were not compared: the cache failed", err=True)
+    ranked = rank_records(scored, wishes, looks)
 
     if as_json:
         records.write_json_lines(sys.stdout, ranked)
     else:
         report.print_table(ranked, selecting=wishes.selecting)
-    click.echo(report.summary(ranked), err=True)
+    run = new_run()
+    click.echo(f"{report.summary(ranked)} (run {run})", err=True)
+    if not no_cache:
+        store.keep_run(run, scorer.name, shlex.join(sys.argv[1:]), ranked)
     if out is not None:
         records.write_records(out, ranked)
         click.echo(f"{len(ranked)} records written to {out}", err=True)
-    failures: list[str] = []
     if action is not None and len(scored) == len(files):
-        failures = _act(action, ranked, dry_run)
+        failures += _act(action, ranked, run, dry_run)
+    store.close()
     _finish(ranked, len(files), failures)
 
 
@@ -311,10 +365,10 @@ def _action(
     return actions.Action(kind, target)
 
 
-def _act(action: Action, ranked: Sequence[Record], dry_run: bool) -> list[str]:
+def _act(action: Action, ranked: Sequence[Record], run: str, dry_run: bool) -> list[str]:
     """Plan, journal and perform; returns one line for each file that failed."""
     from .curation import actions
-    from .curation.journal import Journal, new_run
+    from .curation.journal import Journal
     from .curation.places import state_folder
 
     steps = actions.plan(action.chosen(ranked), action.kind, action.target)
@@ -327,7 +381,7 @@ def _act(action: Action, ranked: Sequence[Record], dry_run: bool) -> list[str]:
     if not steps:
         click.echo("nothing to do: every image is there already", err=True)
         return []
-    journal = Journal.create(state_folder() / "journals", new_run(), steps)
+    journal = Journal.create(state_folder() / "journals", run, steps)
     try:
         outcome = actions.perform(journal)
     finally:
@@ -342,6 +396,18 @@ def _repair() -> None:
 
     for line in actions.repair(state_folder() / "journals"):
         click.echo(line, err=True)
+
+
+def _history(explain: Path | None, diff: tuple[str, str] | None) -> None:
+    from .curation import history
+    from .curation.places import cache_folder
+    from .curation.store import Store
+
+    store = Store.open_or_memory(cache_folder())
+    lines = history.explain(store, explain) if explain else history.diff(store, *(diff or ("", "")))
+    for line in lines:
+        click.echo(line)
+    store.close()
 
 
 def _undo(run: str) -> None:
@@ -372,6 +438,7 @@ def _wishes(
     fair_by: str | None,
     lower_bound: bool,
     buckets: str | None,
+    dedup: int | None,
 ) -> Wishes:
     from .curation import decide, groups, selection
 
@@ -383,6 +450,7 @@ def _wishes(
         per=groups.Per.parse(per) if per is not None else None,
         fair_by=groups.check_key("--fair-by", fair_by) if fair_by is not None else None,
         lower_bound=lower_bound,
+        dedup=dedup,
         buckets=selection.parse_buckets(buckets) if buckets is not None else (),
     )
 
