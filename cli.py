@@ -222,6 +222,13 @@ def _action_options(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="DIR",
     help="With --dedup: drop what nearly equals an image here; nothing here is touched.",
 )
+@click.option(
+    "--report",
+    "page",
+    type=_existing_or_not,
+    metavar="FILE.html",
+    help="Write a page to look through, filter and pick by hand; it needs no network.",
+)
 @click.option("--no-cache", is_flag=True, help="Score anew, and remember nothing.")
 @click.option(
     "--explain",
@@ -246,6 +253,7 @@ def curate(
     max_pixels: float,
     as_json: bool,
     out: Path | None,
+    page: Path | None,
     no_cache: bool,
     ref: Sequence[Path],
     undo: str | None,
@@ -259,7 +267,7 @@ def curate(
     Only reports, unless an action is asked for; every action can be undone.
     """
     from .artimuse_core.scorer import locate
-    from .curation import duplicates, records, report
+    from .curation import duplicates, html_report, records, report
     from .curation.decide import Looks, rank_records
     from .curation.fingerprint import model_fingerprint
     from .curation.journal import new_run
@@ -286,6 +294,8 @@ def curate(
         raise UsageError("an action needs --top or another rule to say which images to take")
     if ref and wishes.dedup is None:
         raise UsageError("--ref says what --dedup compares with; give --dedup D")
+    if page is not None:
+        html_report.check(page)
     if wishes.dedup is not None:
         duplicates.check()
     reference_files = scan(ref, recursive=recursive) if ref else []
@@ -293,7 +303,9 @@ def curate(
     scorer = _load(model, device, dtype, max_pixels)
     store = Store(None) if no_cache else Store.open_or_memory(cache_folder())
     fingerprint = model_fingerprint(scorer, locate(model), store, dtype=dtype)
-    memory = Memory(store, fingerprint, Wanted(hash=wishes.dedup is not None))
+    memory = Memory(
+        store, fingerprint, Wanted(hash=wishes.dedup is not None, thumbnail=page is not None)
+    )
     with report.progress(len(files)) as advance:
         scored = score_files(scorer, files, batch_size=batch_size, on_record=advance, memory=memory)
     looks, failures = None, list[str]()
@@ -317,6 +329,10 @@ def curate(
     if out is not None:
         records.write_records(out, ranked)
         click.echo(f"{len(ranked)} records written to {out}", err=True)
+    if page is not None:
+        title = f"{', '.join(map(str, folders))} by {scorer.name}, run {run}"
+        html_report.write_report(page, ranked, store, title=title)
+        click.echo(f"report written to {page}", err=True)
     if action is not None and len(scored) == len(files):
         failures += _act(action, ranked, run, dry_run)
     store.close()

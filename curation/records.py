@@ -132,7 +132,7 @@ def _write_parquet(path: Path, records: Iterable[Record]) -> None:
     schema = schema.set(seed, pyarrow.field("seed", pyarrow.uint64()))
     rows = iter(records)
     with (
-        _in_place_of(path) as partial,
+        in_place_of(path) as partial,
         pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer,
     ):
         while batch := list(itertools.islice(rows, 10_000)):
@@ -157,14 +157,14 @@ def _replacing(path: Path) -> Iterator[IO[str]]:
     """A text file that takes the place of ``path`` once it is complete."""
     # File names may hold bytes that are no UTF-8; they are kept as Python's escapes.
     with (
-        _in_place_of(path) as partial,
+        in_place_of(path) as partial,
         partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         yield file
 
 
 @contextmanager
-def _in_place_of(path: Path) -> Iterator[Path]:
+def in_place_of(path: Path) -> Iterator[Path]:
     """A name to write to, which becomes ``path`` once all is written."""
     partial = path.with_name(f".{path.name}.partial")
     try:
