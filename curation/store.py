@@ -91,7 +91,7 @@ class Store:
         """Open or create; ``None`` keeps everything in memory, for this run alone."""
         self.path = path
         self._lock = threading.RLock()
-        self._pending = 0
+        self._pending, self._committed = 0, time.monotonic()
         self._broken = False
         self._db = self._open(path)
 
@@ -202,7 +202,7 @@ class Store:
             for query, row in rows:
                 self._write(query, row)
             self._pending += 1
-            if self._pending >= 64:
+            if self._pending >= 64 or time.monotonic() - self._committed > 5:
                 self.commit()
 
     def hash_of(self, path: Path) -> int | None:
@@ -218,7 +218,7 @@ class Store:
 
     def commit(self) -> None:
         with self._lock:
-            self._pending = 0
+            self._pending, self._committed = 0, time.monotonic()
             try:
                 self._db.commit()
             except sqlite3.Error as error:
