@@ -215,6 +215,7 @@ def _action_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("folders", nargs=-1, type=_existing_or_not, metavar="DIR...")
 @_selection_options
 @_action_options
+@click.option("--stable", is_flag=True, help="Say how firm the cut is: score crops near it too.")
 @click.option(
     "--ref",
     multiple=True,
@@ -256,6 +257,7 @@ def curate(
     page: Path | None,
     no_cache: bool,
     ref: Sequence[Path],
+    stable: bool,
     undo: str | None,
     explain: Path | None,
     diff: tuple[str, str] | None,
@@ -274,6 +276,7 @@ def curate(
     from .curation.pipeline import Memory, reference_hashes, score_files
     from .curation.places import cache_folder
     from .curation.scan import scan
+    from .curation.stability import firmness, with_stability
     from .curation.store import Store, Wanted
 
     # Everything that can be wrong with the call is found out before the first image is scored.
@@ -294,6 +297,8 @@ def curate(
         raise UsageError("an action needs --top or another rule to say which images to take")
     if ref and wishes.dedup is None:
         raise UsageError("--ref says what --dedup compares with; give --dedup D")
+    if stable and not wishes.selecting:
+        raise UsageError("--stable needs --top or another rule to say where the cut is")
     if page is not None:
         html_report.check(page)
     if wishes.dedup is not None:
@@ -317,6 +322,8 @@ def curate(
         if unknown:
             click.echo(f"{unknown} images were not compared: the cache failed", err=True)
     ranked = rank_records(scored, wishes, looks)
+    if stable:
+        ranked = with_stability(scorer, ranked, wishes)
 
     if as_json:
         records.write_json_lines(sys.stdout, ranked)
@@ -324,6 +331,8 @@ def curate(
         report.print_table(ranked, selecting=wishes.selecting)
     run = new_run()
     click.echo(f"{report.summary(ranked)} (run {run})", err=True)
+    if stable:
+        click.echo(firmness(ranked), err=True)
     if not no_cache:
         store.keep_run(run, scorer.name, shlex.join(sys.argv[1:]), ranked)
     if out is not None:

@@ -137,7 +137,9 @@ def _copies(
     return copies
 
 
-_NOT_ASKED = frozenset("rank selected reason standing bucket group duplicate_of error".split())
+_NOT_ASKED = frozenset(
+    "rank selected reason standing bucket group duplicate_of stays error".split()
+)
 
 
 def _values(record: Record) -> dict[str, Any]:

@@ -28,7 +28,7 @@ TEXTS = (
     "workflow", "reason", "group", "bucket",
 )  # fmt: skip
 """Columns whose values repeat; sent once each and by number after that."""
-NUMBERS = ("score", "std", "rank", "standing", "width", "height", "steps", "cfg")
+NUMBERS = ("score", "std", "rank", "standing", "width", "height", "steps", "cfg", "stays")
 
 
 def check(path: Path) -> None:

@@ -57,6 +57,8 @@ class Record:
     bucket: str | None = None
     duplicate_of: str | None = None
     """Path of the better image that this one nearly equals."""
+    stays: float | None = None
+    """How often it is kept under small crops (``--stable``), 0..1."""
     probs: bytes | None = field(default=None, repr=False, compare=False)
     """Probability of each score token, fp16; not written with the rest."""
     pixels: bytes | None = field(default=None, repr=False, compare=False)
