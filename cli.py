@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .curation.actions import Action
     from .curation.decide import Wishes
     from .curation.records import Record
+    from .curation.watch import Watcher
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -215,6 +217,9 @@ def _action_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("folders", nargs=-1, type=_existing_or_not, metavar="DIR...")
 @_selection_options
 @_action_options
+@click.option(
+    "--watch", is_flag=True, help="Go on scoring what arrives; Ctrl-C ends it and decides."
+)
 @click.option("--stable", is_flag=True, help="Say how firm the cut is: score crops near it too.")
 @click.option(
     "--ref",
@@ -258,6 +263,7 @@ def curate(
     no_cache: bool,
     ref: Sequence[Path],
     stable: bool,
+    watch: bool,
     undo: str | None,
     explain: Path | None,
     diff: tuple[str, str] | None,
@@ -278,6 +284,7 @@ def curate(
     from .curation.scan import scan
     from .curation.stability import firmness, with_stability
     from .curation.store import Store, Wanted
+    from .curation.watch import Watcher
 
     # Everything that can be wrong with the call is found out before the first image is scored.
     action = _action(folders, **{name: asked.pop(name) for name in _ACTIONS})
@@ -304,7 +311,8 @@ def curate(
     if wishes.dedup is not None:
         duplicates.check()
     reference_files = scan(ref, recursive=recursive) if ref else []
-    files = scan(folders, recursive=recursive)
+    watcher = Watcher(folders, recursive=recursive) if watch else None
+    files = scan(folders, recursive=recursive, may_be_empty=watch)
     scorer = _load(model, device, dtype, max_pixels)
     store = Store(None) if no_cache else Store.open_or_memory(cache_folder())
     fingerprint = model_fingerprint(scorer, locate(model), store, dtype=dtype)
@@ -313,6 +321,9 @@ def curate(
     )
     with report.progress(len(files)) as advance:
         scored = score_files(scorer, files, batch_size=batch_size, on_record=advance, memory=memory)
+    if watcher is not None and len(scored) == len(files):
+        scored = _arrivals(watcher, scored, partial(score_files, scorer, memory=memory))
+        files = [Path(record.path) for record in scored]
     looks, failures = None, list[str]()
     if wishes.dedup is not None:
         references, failures = reference_hashes(reference_files, store, scorer.max_pixels)
@@ -346,6 +357,29 @@ def curate(
         failures += _act(action, ranked, run, dry_run)
     store.close()
     _finish(ranked, len(files), failures)
+
+
+def _arrivals(
+    watcher: Watcher, scored: Sequence[Record], score: Callable[[Sequence[Path]], list[Record]]
+) -> list[Record]:
+    """Score what arrives until Ctrl-C; all records, a file's latest taking the place of others."""
+    records = {record.path: record for record in scored}
+    click.echo(f"{len(records)} images so far; watching, Ctrl-C ends", err=True)
+    watcher.known = set(records)
+    try:
+        for files in watcher:
+            answers = score(files)
+            for record in answers:
+                records[record.path] = record
+                if record.error is None:
+                    click.echo(f"{record.score:6.2f} ± {record.std:5.2f}  {record.path}", err=True)
+                elif not watcher.wait_for_more(Path(record.path)):
+                    click.echo(f"failed: {record.path}: {record.error}", err=True)
+            if len(answers) < len(files):  # Ctrl-C came while they were scored
+                break
+    except KeyboardInterrupt:
+        click.echo("", err=True)
+    return list(records.values())
 
 
 _ACTIONS = ("copy_to", "move_to", "link_to", "hard_links", "trash", "write_xmp", "write_png")
