@@ -315,6 +315,7 @@ def curate(
     files = scan(folders, recursive=recursive, may_be_empty=watch)
     scorer = _load(model, device, dtype, max_pixels)
     store = Store(None) if no_cache else Store.open_or_memory(cache_folder())
+    click.get_current_context().call_on_close(store.close)
     fingerprint = model_fingerprint(scorer, locate(model), store, dtype=dtype)
     memory = Memory(
         store, fingerprint, Wanted(hash=wishes.dedup is not None, thumbnail=page is not None)
@@ -355,7 +356,6 @@ def curate(
         click.echo(f"report written to {page}", err=True)
     if action is not None and len(scored) == len(files):
         failures += _act(action, ranked, run, dry_run)
-    store.close()
     _finish(ranked, len(files), failures)
 
 
@@ -463,10 +463,10 @@ def _history(explain: Path | None, diff: tuple[str, str] | None) -> None:
     from .curation.store import Store
 
     store = Store.open_or_memory(cache_folder())
+    click.get_current_context().call_on_close(store.close)
     lines = history.explain(store, explain) if explain else history.diff(store, *(diff or ("", "")))
     for line in lines:
         click.echo(line)
-    store.close()
 
 
 def _undo(run: str) -> None:

@@ -32,6 +32,8 @@ from .store import Known, Stamp, Store, Visuals, Wanted
 THUMBNAIL_SIDE = 192
 """Pixels of a thumbnail's longer side."""
 
+_STRIP_PIXELS = 4_000_000
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -183,7 +185,10 @@ def _read(path: Path, max_pixels: int, wanted: Wanted) -> tuple[Image.Image, _Re
 def pixel_hash(image: Image.Image) -> bytes:
     """16 bytes that two images share if, and only if, their size and RGB pixels are equal."""
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
-    digest.update(np.asarray(image).data if image.width * image.height else b"")
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):  # in strips: a large image is not copied whole
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        digest.update(np.asarray(strip).data)
     return digest.digest()[:16]
 
 
