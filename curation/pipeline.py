@@ -28,6 +28,7 @@ from ..artimuse_core.scorer import DEFAULT_BATCH_SIZE, Scorer
 from .metadata import GenerationInfo, hidden_parameters, read_metadata
 from .records import Facts, Record
 from .store import Known, Stamp, Store, Visuals, Wanted
+from .write_metadata import png_without_texts
 
 THUMBNAIL_SIDE = 192
 """Pixels of a thumbnail's longer side."""
@@ -167,7 +168,7 @@ def _read(path: Path, max_pixels: int, wanted: Wanted) -> tuple[Image.Image, _Re
             raise ImageError("the file changed while it was read")
     except OSError as error:
         raise ImageError(f"cannot read the file: {error.strerror or error}") from error
-    image = load_image(data, max_pixels=max_pixels)
+    image = _decode(data, max_pixels)
     facts = Facts(
         width=image.width,
         height=image.height,
@@ -180,6 +181,17 @@ def _read(path: Path, max_pixels: int, wanted: Wanted) -> tuple[Image.Image, _Re
         thumbnail=_thumbnail(image) if wanted.thumbnail else None,
     )
     return image, _Read(facts, visuals, stamp, read_ns)
+
+
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
+    """An image, also where its text chunks are too huge or broken for Pillow to open it."""
+    try:
+        return load_image(data, max_pixels=max_pixels)
+    except ImageError:
+        bare = png_without_texts(data)
+        if bare is None:
+            raise
+        return load_image(bare, max_pixels=max_pixels)
 
 
 def pixel_hash(image: Image.Image) -> bytes:
