@@ -199,8 +199,8 @@ def pixel_hash(image: Image.Image) -> bytes:
     digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):  # in strips: a large image is not copied whole
-        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        digest.update(np.asarray(strip).data)
+        box = (0, top, image.width, min(top + rows, image.height))
+        digest.update(image.tobytes() if rows >= image.height else image.crop(box).tobytes())
     return digest.digest()[:16]
 
 
