@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from .curation.actions import Action
     from .curation.decide import Wishes
     from .curation.records import Record
+    from .curation.watch import Watcher
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -205,6 +208,12 @@ def _selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--lower-bound", is_flag=True, help="Rank by score minus spread."),
         click.option(
+            "--dedup",
+            type=click.IntRange(0, 32),
+            metavar="D",
+            help="Of images that differ in at most D of 64 hash bits (try 6), keep the best.",
+        ),
+        click.option(
             "--buckets",
             metavar="NAMES",
             help="Sort into classes: great,good,rest or great:70,good:50,rest or great:10%,rest.",
@@ -248,11 +257,38 @@ def _action_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("folders", nargs=-1, type=_existing_or_not, metavar="DIR...")
 @_selection_options
 @_action_options
+@click.option(
+    "--watch", is_flag=True, help="Go on scoring what arrives; Ctrl-C ends it and decides."
+)
+@click.option("--stable", is_flag=True, help="Say how firm the cut is: score crops near it too.")
+@click.option(
+    "--ref",
+    multiple=True,
+    type=_existing_or_not,
+    metavar="DIR",
+    help="With --dedup: drop what nearly equals an image here; nothing here is touched.",
+)
+@click.option(
+    "--report",
+    "page",
+    type=_existing_or_not,
+    metavar="FILE.html",
+    help="Write a page to look through, filter and pick by hand; it needs no network.",
+)
+@click.option("--no-cache", is_flag=True, help="Score anew, and remember nothing.")
+@click.option(
+    "--explain",
+    type=_existing_or_not,
+    help="Say what is known of a file and what each run decided.",
+)
+@click.option("--diff", nargs=2, metavar="RUN RUN", help="Say what changed between two runs.")
 @click.option("--undo", metavar="RUN", help="Take back what a run did; 'last' for the last.")
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Subfolders too.")
 @_model_options
 @click.option("--json", "as_json", is_flag=True, help="Print all records, one JSON object a line.")
-@click.option("--out", type=_existing_or_not, help="Write all records to FILE.jsonl or FILE.csv.")
+@click.option(
+    "--out", type=_existing_or_not, help="Write all records to FILE.jsonl, .csv or .parquet."
+)
 def curate(
     folders: Sequence[Path],
     recursive: bool,
@@ -263,7 +299,14 @@ def curate(
     max_pixels: float,
     as_json: bool,
     out: Path | None,
+    page: Path | None,
+    no_cache: bool,
+    ref: Sequence[Path],
+    stable: bool,
+    watch: bool,
     undo: str | None,
+    explain: Path | None,
+    diff: tuple[str, str] | None,
     dry_run: bool,
     **asked: Any,
 ) -> None:
@@ -271,10 +314,17 @@ def curate(
 
     Only reports, unless an action is asked for; every action can be undone.
     """
-    from .curation import records, report
-    from .curation.decide import rank_records
-    from .curation.pipeline import score_files
+    from .artimuse_core.scorer import locate
+    from .curation import duplicates, html_report, records, report
+    from .curation.decide import Looks, rank_records
+    from .curation.fingerprint import model_fingerprint
+    from .curation.journal import new_run
+    from .curation.pipeline import Memory, reference_hashes, score_files
+    from .curation.places import cache_folder
     from .curation.scan import scan
+    from .curation.stability import firmness, with_stability
+    from .curation.store import Store, Wanted
+    from .curation.watch import Watcher
 
     # Everything that can be wrong with the call is found out before the first image is scored.
     action = _action(folders, **{name: asked.pop(name) for name in _ACTIONS})
@@ -283,30 +333,93 @@ def curate(
     if undo is not None:
         _undo(undo)
         return
+    if explain is not None or diff is not None:
+        _history(explain, diff)
+        return
     if not folders:
         raise UsageError("expected at least one folder or image; see --help")
     if out is not None:
         records.check_format(out)
     if action is not None and action.kind != "xmp" and not (wishes.selecting or wishes.buckets):
         raise UsageError("an action needs --top or another rule to say which images to take")
-    files = scan(folders, recursive=recursive)
+    if ref and wishes.dedup is None:
+        raise UsageError("--ref says what --dedup compares with; give --dedup D")
+    if stable and not wishes.selecting:
+        raise UsageError("--stable needs --top or another rule to say where the cut is")
+    if page is not None:
+        html_report.check(page)
+    if wishes.dedup is not None:
+        duplicates.check()
+    reference_files = scan(ref, recursive=recursive) if ref else []
+    watcher = Watcher(folders, recursive=recursive) if watch else None
+    files = scan(folders, recursive=recursive, may_be_empty=watch)
     scorer = _load(model, device, dtype, max_pixels)
+    store = Store(None) if no_cache else Store.open_or_memory(cache_folder())
+    click.get_current_context().call_on_close(store.close)
+    fingerprint = model_fingerprint(scorer, locate(model), store, dtype=dtype)
+    memory = Memory(
+        store, fingerprint, Wanted(hash=wishes.dedup is not None, thumbnail=page is not None)
+    )
     with report.progress(len(files)) as advance:
-        scored = score_files(scorer, files, batch_size=batch_size, on_record=advance)
-    ranked = rank_records(scored, wishes)
+        scored = score_files(scorer, files, batch_size=batch_size, on_record=advance, memory=memory)
+    if watcher is not None and len(scored) == len(files):
+        scored = _arrivals(watcher, scored, partial(score_files, scorer, memory=memory))
+        files = [Path(record.path) for record in scored]
+    looks, failures = None, list[str]()
+    if wishes.dedup is not None:
+        references, failures = reference_hashes(reference_files, store, scorer.max_pixels)
+        pixels = (record.pixels for record in scored if record.pixels is not None)
+        looks = Looks(store.hashes(pixels), references)
+        unknown = sum(record.pixels not in looks.hashes for record in scored if record.pixels)
+        if unknown:
+            click.echo(f"{unknown} images were not compared: the cache failed", err=True)
+    ranked = rank_records(scored, wishes, looks)
+    if stable:
+        ranked = with_stability(scorer, ranked, wishes)
 
     if as_json:
         records.write_json_lines(sys.stdout, ranked)
     else:
         report.print_table(ranked, selecting=wishes.selecting)
-    click.echo(report.summary(ranked), err=True)
+    run = new_run()
+    click.echo(f"{report.summary(ranked)} (run {run})", err=True)
+    if stable:
+        click.echo(firmness(ranked), err=True)
+    if not no_cache:
+        store.keep_run(run, scorer.name, shlex.join(sys.argv[1:]), ranked)
     if out is not None:
         records.write_records(out, ranked)
         click.echo(f"{len(ranked)} records written to {out}", err=True)
-    failures: list[str] = []
+    if page is not None:
+        title = f"{', '.join(map(str, folders))} by {scorer.name}, run {run}"
+        html_report.write_report(page, ranked, store, title=title)
+        click.echo(f"report written to {page}", err=True)
     if action is not None and len(scored) == len(files):
-        failures = _act(action, ranked, dry_run)
+        failures += _act(action, ranked, run, dry_run)
     _finish(ranked, len(files), failures)
+
+
+def _arrivals(
+    watcher: Watcher, scored: Sequence[Record], score: Callable[[Sequence[Path]], list[Record]]
+) -> list[Record]:
+    """Score what arrives until Ctrl-C; all records, a file's latest taking the place of others."""
+    records = {record.path: record for record in scored}
+    click.echo(f"{len(records)} images so far; watching, Ctrl-C ends", err=True)
+    watcher.known = set(records)
+    try:
+        for files in watcher:
+            answers = score(files)
+            for record in answers:
+                records[record.path] = record
+                if record.error is None:
+                    click.echo(f"{record.score:6.2f} ± {record.std:5.2f}  {record.path}", err=True)
+                elif not watcher.wait_for_more(Path(record.path)):
+                    click.echo(f"failed: {record.path}: {record.error}", err=True)
+            if len(answers) < len(files):  # Ctrl-C came while they were scored
+                break
+    except KeyboardInterrupt:
+        click.echo("", err=True)
+    return list(records.values())
 
 
 _ACTIONS = ("copy_to", "move_to", "link_to", "hard_links", "trash", "write_xmp", "write_png")
@@ -351,10 +464,10 @@ def _action(
     return actions.Action(kind, target)
 
 
-def _act(action: Action, ranked: Sequence[Record], dry_run: bool) -> list[str]:
+def _act(action: Action, ranked: Sequence[Record], run: str, dry_run: bool) -> list[str]:
     """Plan, journal and perform; returns one line for each file that failed."""
     from .curation import actions
-    from .curation.journal import Journal, new_run
+    from .curation.journal import Journal
     from .curation.places import state_folder
 
     steps = actions.plan(action.chosen(ranked), action.kind, action.target)
@@ -367,7 +480,7 @@ def _act(action: Action, ranked: Sequence[Record], dry_run: bool) -> list[str]:
     if not steps:
         click.echo("nothing to do: every image is there already", err=True)
         return []
-    journal = Journal.create(state_folder() / "journals", new_run(), steps)
+    journal = Journal.create(state_folder() / "journals", run, steps)
     try:
         outcome = actions.perform(journal)
     finally:
@@ -382,6 +495,18 @@ def _repair() -> None:
 
     for line in actions.repair(state_folder() / "journals"):
         click.echo(line, err=True)
+
+
+def _history(explain: Path | None, diff: tuple[str, str] | None) -> None:
+    from .curation import history
+    from .curation.places import cache_folder
+    from .curation.store import Store
+
+    store = Store.open_or_memory(cache_folder())
+    click.get_current_context().call_on_close(store.close)
+    lines = history.explain(store, explain) if explain else history.diff(store, *(diff or ("", "")))
+    for line in lines:
+        click.echo(line)
 
 
 def _undo(run: str) -> None:
@@ -412,6 +537,7 @@ def _wishes(
     fair_by: str | None,
     lower_bound: bool,
     buckets: str | None,
+    dedup: int | None,
 ) -> Wishes:
     from .curation import decide, groups, selection
 
@@ -423,6 +549,7 @@ def _wishes(
         per=groups.Per.parse(per) if per is not None else None,
         fair_by=groups.check_key("--fair-by", fair_by) if fair_by is not None else None,
         lower_bound=lower_bound,
+        dedup=dedup,
         buckets=selection.parse_buckets(buckets) if buckets is not None else (),
     )
 

@@ -1,1 +1,1 @@
-"""Ranking folders of images: scan, score, select, report. Never changes what it reads."""
+"""Curating folders of images: scan, score, decide, report; and act, undoably, where asked to."""

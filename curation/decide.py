@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import selection
 from .conditions import Condition
+from .duplicates import as_hashes, near_duplicates, near_references
 from .groups import Per, group_of
 from .records import Record
 from .selection import Bucket, Rules, Top
@@ -28,6 +31,8 @@ class Wishes:
     fair_by: str | None = None
     lower_bound: bool = False
     buckets: tuple[Bucket, ...] = ()
+    dedup: int | None = None
+    """Images that differ in at most this many of 64 bits are near-duplicates."""
 
     @property
     def rules(self) -> Rules:
@@ -42,7 +47,17 @@ class Wishes:
     @property
     def selecting(self) -> bool:
         """Whether any wish can drop an image."""
-        return self.rules.selecting or self.where is not None
+        return self.rules.selecting or self.where is not None or self.dedup is not None
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Perceptual hashes of what is ranked, and of what it is compared with."""
+
+    hashes: Mapping[bytes, int]
+    """By the hash of an image's pixels."""
+    references: Sequence[tuple[str, int]] = ()
+    """Path and perceptual hash of images that are never touched."""
 
 
 def parse_where(text: str) -> Condition:
@@ -53,12 +68,11 @@ def parse_where(text: str) -> Condition:
 def rank_records(
     records: Sequence[Record],
     wishes: Wishes | None = None,
-    *,
-    duplicates: Mapping[str, str] | None = None,
+    looks: Looks | None = None,
 ) -> list[Record]:
     """The records from best to worst with rank and verdict set, failures last.
 
-    ``duplicates`` maps the path of each image that nearly equals a better one to that one's path.
+    ``looks``: the perceptual hashes, needed where near-duplicates are to be dropped.
     """
     wishes = wishes or Wishes()
     scores = [record.score for record in records]
@@ -72,10 +86,13 @@ def rank_records(
         standings = [None if math.isnan(value) else value for value in values]
     ranking = selection.rank(values, [record.path for record in records])
     groups = [group_of(record, wishes.per.key) for record in records] if wishes.per else []
-    copies = duplicates or {}
-    choice = selection.choose(
-        scores, ranking, wishes.rules, groups=groups, dropped=_dropped(records, wishes, copies)
-    )
+    dropped = _not_where(records, wishes.where)
+    copies: dict[int, str] = {}
+    if wishes.dedup is not None and looks is not None:
+        open_to_all = selection.choose(scores, ranking, _single(wishes), dropped=dropped).kept
+        copies = _copies(records, open_to_all, looks, wishes.dedup)
+        dropped |= {index: f"nearly equals {path}" for index, path in copies.items()}
+    choice = selection.choose(scores, ranking, wishes.rules, groups=groups, dropped=dropped)
     buckets = selection.sort_into(wishes.buckets, scores, ranking)
     ranked = [
         dataclasses.replace(
@@ -86,27 +103,43 @@ def rank_records(
             standing=standings[index],
             bucket=buckets.get(index),
             group=groups[index] if groups else None,
-            duplicate_of=copies.get(records[index].path),
+            duplicate_of=copies.get(index),
         )
         for place, index in enumerate(ranking, start=1)
     ]
     return ranked + [record for record in records if record.error is not None]
 
 
-def _dropped(
-    records: Sequence[Record], wishes: Wishes, copies: Mapping[str, str]
+def _not_where(records: Sequence[Record], where: Condition | None) -> dict[int, str]:
+    if where is None:
+        return {}
+    reason = f"not where {where.text}"
+    return {i: reason for i, record in enumerate(records) if not where.holds(_values(record))}
+
+
+def _single(wishes: Wishes) -> Rules:
+    """The rules that look at one image alone; what they refuse stands in nobody's place."""
+    return Rules(min_score=wishes.min_score, max_score=wishes.max_score)
+
+
+def _copies(
+    records: Sequence[Record], candidates: Sequence[int], looks: Looks, distance: int
 ) -> dict[int, str]:
-    """Indices refused by rules that look at more than the score, with the reason."""
-    dropped = {}
-    for index, record in enumerate(records):
-        if wishes.where is not None and not wishes.where.holds(_values(record)):
-            dropped[index] = f"not where {wishes.where.text}"
-        elif record.path in copies:
-            dropped[index] = f"nearly equals {copies[record.path]}"
-    return dropped
+    """The better or reference image that each near-duplicate among the candidates nearly equals."""
+    known = [i for i in candidates if records[i].pixels in looks.hashes]
+    hashes = as_hashes([looks.hashes[records[i].pixels or b""] for i in known])
+    references = as_hashes([number for _, number in looks.references])
+    near = near_references(hashes, references, distance)
+    copies = {known[place]: looks.references[which][0] for place, which in near.items()}
+    free = np.array([place for place in range(len(known)) if place not in near], dtype=np.int64)
+    behind = near_duplicates(hashes[free], distance)
+    copies |= {known[free[p]]: records[known[free[leader]]].path for p, leader in behind.items()}
+    return copies
 
 
-_NOT_ASKED = frozenset("rank selected reason standing bucket group duplicate_of error".split())
+_NOT_ASKED = frozenset(
+    "rank selected reason standing bucket group duplicate_of stays error".split()
+)
 
 
 def _values(record: Record) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -43,8 +42,8 @@ class Step:
 
 def new_run() -> str:
     """A name for a run, in the order of time."""
-    now = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
-    return f"{now}-{secrets.token_hex(2)}"
+    now = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S-%f")
+    return now[:-2]
 
 
 class Journal:

@@ -29,6 +29,9 @@ MAX_TEXT = 4_000_000
 MAX_PROMPT = 20_000
 """Longer prompts are cut, in characters."""
 
+MAX_HIDING_PIXELS = 24_000_000
+"""Larger images are not searched for hidden metadata: it takes decoding them a second time."""
+
 _MAKE, _EXIF_IFD, _USER_COMMENT = 0x010F, 0x8769, 0x9286
 _EXIF_TEXTS = (0x0110, _MAKE, 0x010E)  # where ComfyUI's WebP writers put `name:json`
 
@@ -73,13 +76,21 @@ def hidden_parameters(data: bytes) -> dict[str, str]:
     """A1111's "stealth pnginfo": text in the lowest bit of a PNG's alpha, column by column."""
     if data[:8] != b"\x89PNG\r\n\x1a\n" or data[25:26] != b"\x06":  # colour type: RGBA
         return {}
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    if width * height > MAX_HIDING_PIXELS:
+        return {}
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        alpha = np.asarray(image.getchannel("A"))
-    stream = np.packbits((alpha.T & 1).ravel()).tobytes()
-    mark, length = stream[:15], int.from_bytes(stream[15:19], "big") // 8
+        alpha = image.getchannel("A")
+
+    def hidden(count: int) -> bytes:
+        columns = alpha.crop((0, 0, min(width, -(-count * 8 // height)), height))
+        return np.packbits((np.asarray(columns).T & 1).ravel()).tobytes()[:count]
+
+    head = hidden(19)
+    mark, length = head[:15], int.from_bytes(head[15:], "big") // 8
     if mark not in (b"stealth_pngcomp", b"stealth_pnginfo") or length > MAX_TEXT:
         return {}
-    body = stream[19 : 19 + length]
+    body = hidden(19 + length)[19:]
     try:
         if mark == b"stealth_pngcomp":
             with gzip.open(io.BytesIO(body)) as file:

@@ -10,12 +10,14 @@ from ..artimuse_core.errors import UsageError
 from ..artimuse_core.images import EXTENSIONS
 
 
-def scan(roots: Iterable[Path], *, recursive: bool = True) -> list[Path]:
+def scan(
+    roots: Iterable[Path], *, recursive: bool = True, may_be_empty: bool = False
+) -> list[Path]:
     """All image files under ``roots``, each once, sorted by path.
 
     Folders are searched for known image extensions (hidden ones are passed over); a file named
     outright is taken whatever its extension. Raises UsageError for a root that does not exist, and
-    when there is no image at all.
+    when there is no image at all (unless that ``may_be_empty``).
     """
     roots = list(roots)
     found: dict[str, Path] = {}
@@ -27,7 +29,7 @@ def scan(roots: Iterable[Path], *, recursive: bool = True) -> list[Path]:
             found.setdefault(os.path.abspath(root), root)
         else:
             raise UsageError(f"{root} does not exist; expected a folder or an image file")
-    if not found:
+    if not found and not may_be_empty:
         names = ", ".join(str(root) for root in roots)
         deeper = "" if recursive else " (subfolders are left out: --no-recursive)"
         raise UsageError(f"no image in {names}{deeper}; known are {_known_extensions()}")

@@ -102,6 +102,16 @@ def png_with_score(data: bytes, values: Mapping[str, Any]) -> bytes:
     return b"".join(parts)
 
 
+def png_without_texts(data: bytes) -> bytes | None:
+    """A PNG without its text and EXIF chunks; None where there are none, or for no whole PNG."""
+    try:
+        parts = [(kind, raw) for kind, _, raw in _chunks(data)]
+    except ArtiMuseError:
+        return None
+    kept = [raw for kind, raw in parts if kind not in (b"tEXt", b"zTXt", b"iTXt", b"eXIf")]
+    return None if len(kept) == len(parts) else b"".join([_SIGNATURE, *kept])
+
+
 def _chunk(kind: bytes, body: bytes) -> bytes:
     checksum = zlib.crc32(kind + body).to_bytes(4, "big")
     return len(body).to_bytes(4, "big") + kind + body + checksum

@@ -84,7 +84,7 @@ def test_an_interrupted_run_keeps_what_was_scored(folder) -> None:
     assert [record.path[-5] for record in records] == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_written_records_read_back(tmp_path, suffix: str) -> None:
     records = [
         Record("ü,\n.png", 70.5, 3.0, "m", rank=1, selected=True, prompt='a "cat"', seed=2**63),
@@ -96,6 +96,9 @@ def test_written_records_read_back(tmp_path, suffix: str) -> None:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         assert (rows[0]["path"], rows[0]["seed"], rows[1]["score"]) == ("ü,\n.png", str(2**63), "")
+    elif suffix == ".parquet":
+        rows = pytest.importorskip("pyarrow.parquet").read_table(path).to_pylist()
+        assert rows == [record.as_dict() for record in records]
     else:
         rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         assert rows == [record.as_dict() for record in records]
@@ -103,5 +106,5 @@ def test_written_records_read_back(tmp_path, suffix: str) -> None:
 
 
 def test_unknown_formats_are_refused(tmp_path) -> None:
-    with pytest.raises(UsageError, match=r"\.jsonl or \.csv"):
+    with pytest.raises(UsageError, match=r"\.jsonl or \.csv or \.parquet"):
         write_records(tmp_path / "out.xls", [])

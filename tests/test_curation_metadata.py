@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import io
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,23 @@ def test_broken_exif_is_no_metadata(exif: bytes) -> None:
 def test_metadata_of_one_program_does_not_hide_anothers(tmp_path) -> None:
     texts = {"prompt": "no graph", "parameters": "a cat\nSteps: 5, Sampler: Euler, Seed: 3"}
     assert info_of(png(tmp_path / "a.png", texts)).generator == "A1111"
+
+
+def test_texts_that_pillow_refuses_do_not_stop_an_image(tmp_path) -> None:
+    bomb = png(tmp_path / "a.png", {"workflow": "y" * 5_000_000}, compressed=True)
+    broken = png(tmp_path / "b.png", {"prompt": "x" * 100}, compressed=True)
+    data = broken.read_bytes()
+    place = data.index(b"zTXtprompt") + 14
+    damaged = data[: place - 4] + b"\x7f" * 8 + data[place + 4 :]
+    length = int.from_bytes(data[place - 18 : place - 14], "big")
+    start = place - 14
+    body = damaged[start : start + 4 + length]
+    checksum = zlib.crc32(body).to_bytes(4, "big")
+    broken.write_bytes(damaged[: start + 4 + length] + checksum + data[start + 8 + length :])
+    for path in (bomb, broken):
+        image, facts = read_image(path, DEFAULT_MAX_PIXELS)
+        assert image.size == (8, 8)
+        assert facts.info.prompt is None
 
 
 def test_megabytes_of_metadata_do_not_stop_an_image(tmp_path) -> None:

@@ -1,0 +1,335 @@
+"""What is already known: scores by pixels and model, and runs, in one SQLite file.
+
+A score belongs to the decoded pixels and to the model that gave it: a renamed, moved or re-tagged
+file is not scored again, and results of different models never mix. Path, size and time of change
+only spare the decoding. The file is a cache: deleting it costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .metadata import GenerationInfo
+from .records import Facts, Record
+
+log = logging.getLogger(__name__)
+
+FILE = "scores-1.sqlite"
+"""With the version of its tables: another version begins anew beside it."""
+RACY_NS = 2_000_000_000
+"""A file changed less than this before it was read may change again unseen: some file systems
+count time in steps of two seconds."""
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS files (
+    path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, pixels BLOB, facts TEXT);
+CREATE TABLE IF NOT EXISTS scores (
+    pixels BLOB, model TEXT, score REAL, std REAL, probs BLOB, PRIMARY KEY (pixels, model));
+CREATE TABLE IF NOT EXISTS visuals (pixels BLOB PRIMARY KEY, hash INTEGER, thumbnail BLOB);
+CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha TEXT);
+CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, model TEXT, asked TEXT);
+CREATE TABLE IF NOT EXISTS outcomes (
+    run TEXT, path TEXT, score REAL, std REAL, rank INTEGER, selected INTEGER, reason TEXT,
+    PRIMARY KEY (run, path)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a run needs of each image besides its score."""
+
+    hash: bool = False
+    """The perceptual hash, for near-duplicates."""
+    thumbnail: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Visuals:
+    """What is kept of an image's looks."""
+
+    hash: int | None = None
+    """64-bit perceptual hash, as SQLite's signed integer."""
+    thumbnail: bytes | None = None
+    """WebP"""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A score that need not be computed again."""
+
+    score: float
+    std: float
+    probs: bytes | None
+    """fp16, one for each score token"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """By which a file is taken for unchanged."""
+
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> Stamp:
+        status = path.stat()
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+class Store:
+    """An open store; threads may share it, and so may processes."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Open or create; ``None`` keeps everything in memory, for this run alone."""
+        self.path = path
+        self._lock = threading.RLock()
+        self._pending, self._committed = 0, time.monotonic()
+        self._broken = False
+        self._db = self._open(path)
+
+    @classmethod
+    def open_or_memory(cls, folder: Path) -> Store:
+        """The store of a cache folder. A file that is no database is put aside; where the folder
+        cannot be written the run goes on without memory. Both are said in the log."""
+        path = folder / FILE
+        for attempt in range(2):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                return cls(path)
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError) or attempt:
+                    log.warning("cannot use the cache %s: %s; going on without it", path, error)
+                    break
+                aside = path.with_name(f"{path.name}.broken-{time.time_ns()}")
+                log.warning("the cache %s is broken (%s); put aside as %s", path, error, aside.name)
+                path.replace(aside)
+                for ending in ("-wal", "-shm"):
+                    path.with_name(path.name + ending).unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("cannot use the cache %s: %s; going on without it", path, error)
+                break
+        return cls(None)
+
+    @staticmethod
+    def _open(path: Path | None) -> sqlite3.Connection:
+        db = sqlite3.connect(path or ":memory:", timeout=60, check_same_thread=False)
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.executescript(_TABLES)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def close(self) -> None:
+        with self._lock:
+            self.commit()
+            self._db.close()
+
+    def recall(
+        self, paths: Sequence[Path], model: str, wanted: Wanted
+    ) -> Iterator[tuple[Path, Facts, Known]]:
+        """Those of ``paths`` that are unchanged and of which all that is wanted is known."""
+        query = (
+            "SELECT f.size, f.mtime_ns, f.facts, f.pixels, s.score, s.std, s.probs, "
+            "v.hash IS NOT NULL, v.thumbnail IS NOT NULL "
+            "FROM files f JOIN scores s ON s.pixels = f.pixels AND s.model = ? "
+            "LEFT JOIN visuals v ON v.pixels = f.pixels WHERE f.path = ?"
+        )
+        for path in paths:
+            row = self._one(query, (model, _key(path)))
+            if row is None or (wanted.hash and not row[7]) or (wanted.thumbnail and not row[8]):
+                continue
+            try:
+                unchanged = Stamp.of(path) == Stamp(row[0], row[1])
+            except OSError:
+                continue
+            if unchanged:
+                yield path, _facts(row[2], row[3]), Known(row[4], row[5], row[6])
+
+    def score_of(self, pixels: bytes, model: str) -> Known | None:
+        """The score of an image's pixels, whatever file they come from."""
+        row = self._one(
+            "SELECT score, std, probs FROM scores WHERE pixels = ? AND model = ?", (pixels, model)
+        )
+        return Known(*row) if row else None
+
+    def keep(
+        self,
+        path: Path,
+        stamp: Stamp,
+        facts: Facts,
+        visuals: Visuals,
+        model: str,
+        known: Known | None,
+        *,
+        read_ns: int,
+    ) -> None:
+        """Remember one image; ``known`` is None where it was not scored.
+
+        Written to disk now and then, and by :meth:`commit`.
+        """
+        rows: list[tuple[str, tuple[Any, ...]]] = [
+            (
+                "INSERT INTO visuals VALUES (?, ?, ?) ON CONFLICT (pixels) DO UPDATE SET "
+                "hash = coalesce(excluded.hash, hash), "
+                "thumbnail = coalesce(excluded.thumbnail, thumbnail)",
+                (facts.pixels, visuals.hash, visuals.thumbnail),
+            ),
+        ]
+        if known is not None:
+            values = (facts.pixels, model, known.score, known.std, known.probs)
+            rows.append(("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?)", values))
+        if stamp.mtime_ns < read_ns - RACY_NS:
+            told = {k: v for k, v in asdict(facts.info).items() if v is not None}
+            text = json.dumps([facts.width, facts.height, facts.sha256, told])
+            rows.append(
+                (
+                    "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
+                    (_key(path), stamp.size, stamp.mtime_ns, facts.pixels, text),
+                )
+            )
+        with self._lock:
+            for query, row in rows:
+                self._write(query, row)
+            self._pending += 1
+            if self._pending >= 64 or time.monotonic() - self._committed > 5:
+                self.commit()
+
+    def hash_of(self, path: Path) -> int | None:
+        """The perceptual hash of an unchanged file, where known."""
+        row = self._one(
+            "SELECT f.size, f.mtime_ns, v.hash FROM files f JOIN visuals v USING (pixels) "
+            "WHERE f.path = ?",
+            (_key(path),),
+        )
+        if row is None or row[2] is None or Stamp.of(path) != Stamp(row[0], row[1]):
+            return None
+        return int(row[2])
+
+    def commit(self) -> None:
+        with self._lock:
+            self._pending, self._committed = 0, time.monotonic()
+            try:
+                self._db.commit()
+            except sqlite3.Error as error:
+                self._give_up(error)
+
+    def visuals(self, pixels: bytes) -> Visuals:
+        row = self._one("SELECT hash, thumbnail FROM visuals WHERE pixels = ?", (pixels,))
+        return Visuals(*row) if row else Visuals()
+
+    def hashes(self, pixels: Iterable[bytes]) -> dict[bytes, int]:
+        """Perceptual hash by pixels, where known."""
+        found = {}
+        for one in pixels:
+            row = self._one("SELECT hash FROM visuals WHERE pixels = ?", (one,))
+            if row and row[0] is not None:
+                found[one] = int(row[0])
+        return found
+
+    def file_hash(self, path: Path, compute: Any) -> str:
+        """A large file's hash, computed once as long as it does not change."""
+        stamp = Stamp.of(path)
+        row = self._one("SELECT size, mtime_ns, sha FROM hashes WHERE path = ?", (_key(path),))
+        if row and Stamp(row[0], row[1]) == stamp:
+            return str(row[2])
+        sha = str(compute(path))
+        values = (_key(path), stamp.size, stamp.mtime_ns, sha)
+        with self._lock:
+            self._write("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", values)
+        return sha
+
+    def keep_run(self, run: str, model: str, asked: str, records: Iterable[Record]) -> None:
+        """Remember what a run decided, for --explain and --diff."""
+        with self._lock:
+            self._write("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (run, model, asked))
+            for r in records:
+                if r.error is None:
+                    path, kept = _key(Path(r.path)), int(r.selected)
+                    values = (run, path, r.score, r.std, r.rank, kept, r.reason)
+                    self._write("INSERT OR REPLACE INTO outcomes VALUES (?,?,?,?,?,?,?)", values)
+            self.commit()
+
+    def runs(self) -> list[tuple[str, str, str]]:
+        """(run, model, what was asked), oldest first."""
+        with self._lock:
+            return list(self._db.execute("SELECT run, model, asked FROM runs ORDER BY run"))
+
+    def outcomes(self, run: str) -> dict[str, Record]:
+        """What a run decided on each path."""
+        model = {name: model for name, model, _ in self.runs()}.get(run, "")
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT path, score, std, rank, selected, reason FROM outcomes WHERE run = ?",
+                (run,),
+            ).fetchall()
+        return {
+            _path(path): Record(
+                _path(path), score, std, model, rank=rank, selected=bool(kept), reason=reason
+            )
+            for path, score, std, rank, kept, reason in rows
+        }
+
+    def outcome_history(self, path: Path) -> list[tuple[str, str, Record]]:
+        """(run, what was asked, outcome) of one file in each run, oldest first."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT o.run, r.asked, r.model, o.score, o.std, o.rank, o.selected, o.reason "
+                "FROM outcomes o JOIN runs r USING (run) WHERE o.path = ? ORDER BY o.run",
+                (_key(path),),
+            ).fetchall()
+        return [
+            (run, asked, Record(str(path), score, std, model, None, rank, bool(kept), reason=why))
+            for run, asked, model, score, std, rank, kept, why in rows
+        ]
+
+    def facts_of(self, path: Path) -> Facts | None:
+        row = self._one("SELECT facts, pixels FROM files WHERE path = ?", (_key(path),))
+        return _facts(row[0], row[1]) if row else None
+
+    def _one(self, query: str, values: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        with self._lock:
+            try:
+                row: tuple[Any, ...] | None = self._db.execute(query, values).fetchone()
+            except sqlite3.Error as error:
+                self._give_up(error)
+                return None
+        return row
+
+    def _write(self, query: str, values: tuple[Any, ...]) -> None:
+        if self._broken:
+            return
+        try:
+            self._db.execute(query, values)
+        except sqlite3.Error as error:
+            self._give_up(error)
+
+    def _give_up(self, error: sqlite3.Error) -> None:
+        """A full disk must not end a run: say it once and stop remembering."""
+        if not self._broken:
+            self._broken = True
+            log.warning("the cache %s cannot be used any more: %s", self.path, error)
+
+
+def _key(path: Path) -> str:
+    """An absolute path as SQLite can hold it; names may hold bytes that are no text."""
+    return str(path.absolute()).encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def _path(key: str) -> str:
+    return key.encode("latin-1").decode("utf-8", "surrogateescape")
+
+
+def _facts(text: str, pixels: bytes) -> Facts:
+    width, height, sha256, told = json.loads(text)
+    return Facts(width, height, sha256, GenerationInfo(**told), pixels)
