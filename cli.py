@@ -356,7 +356,8 @@ def curate(
     scorer = _load(model, device, dtype, max_pixels)
     store = Store(None) if no_cache else Store.open_or_memory(cache_folder())
     click.get_current_context().call_on_close(store.close)
-    fingerprint = model_fingerprint(scorer, locate(model), store, dtype=dtype)
+    precision = f"{dtype}, quantize {_remembered('quantize')}"
+    fingerprint = model_fingerprint(scorer, locate(model), store, dtype=precision)
     memory = Memory(
         store, fingerprint, Wanted(hash=wishes.dedup is not None, thumbnail=page is not None)
     )
