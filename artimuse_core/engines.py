@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,6 @@ import numpy.typing as npt
 from .bundle import Manifest, check_graph
 from .errors import MissingExtraError, ModelError, OutOfMemoryError, UsageError
 from .images import one_line
-
-if TYPE_CHECKING:
-    from .torch_graph import GraphRunner
 
 log = logging.getLogger(__name__)
 
@@ -131,11 +128,6 @@ class TorchEngine:
             compiled=compiled,
         )
         log.info("torch on %s in %s", self._runner.device, self._runner.dtype)
-
-    @property
-    def runner(self) -> GraphRunner:
-        """The graph on its device; ComfyUI moves its weights, a critic shares them."""
-        return self._runner
 
     @property
     def input_size(self) -> int:
