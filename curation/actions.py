@@ -299,6 +299,9 @@ def _undo(step: Step, facts: dict[str, object], interrupted: bool) -> None:
                 files.sweep(target, source)
                 if source.is_file() and not target.exists():
                     return
+                if files.same_content(source, target):  # copied back, and killed before removing
+                    target.unlink()
+                    return
             source.parent.mkdir(parents=True, exist_ok=True)
             files.move(target, source)
         case "symlink":
