@@ -6,6 +6,7 @@ are. A large model is compute-bound, so this saves memory, not time.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ def _quantized(layer: nn.Linear, kind: str, device: torch.device) -> nn.Module:
         import bitsandbytes as bnb
     except ImportError as error:
         raise MissingExtraError("bitsandbytes", "quantize") from error
+    # It warns of fp32 inputs for every layer of every batch.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     sizes: tuple[int, int] = (layer.in_features, layer.out_features)
     weight, has_bias = layer.weight.data, layer.bias is not None
     replacement: Any
