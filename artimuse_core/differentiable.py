@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .decoder import KeyValue, causal_mask, run_blocks
+from .decoder import KeyValue, Rope, run_blocks
 from .errors import ImageInputError, ModelError, UsageError
 from .images import load_image
 from .model import ScoringGraph
@@ -205,19 +205,20 @@ class _CheckpointedGraph(ScoringGraph):
         answer: Tensor = checkpoint(super()._vision_block, layer, x, use_reentrant=False)
         return answer
 
-    def _decode(
+    def _run_blocks(
         self,
         hidden: Tensor,
         past: Sequence[KeyValue],
+        rope: Rope,
+        mask: Tensor,
         *,
-        last_only: bool = False,
-        collect: list[KeyValue] | None = None,
+        last_only: bool,
+        collect: list[KeyValue] | None,
     ) -> Tensor:
         if collect is not None:  # a cache is asked for: nothing to save
-            return super()._decode(hidden, past, last_only=last_only, collect=collect)
-        start, length = past[0][0].shape[2], hidden.shape[1]
-        rope = self.rope_cos[start : start + length], self.rope_sin[start : start + length]
-        mask = causal_mask(start, length, hidden.device)
+            return super()._run_blocks(
+                hidden, past, rope, mask, last_only=last_only, collect=collect
+            )
         final = len(past) - 1
         for index, layer in enumerate(self.decoder.layers):
             hidden = checkpoint(

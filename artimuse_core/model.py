@@ -18,7 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .decoder import DecoderShape, KeyValue, causal_mask, join, merge_heads, run_blocks, split_heads
+from .decoder import (
+    DecoderShape,
+    KeyValue,
+    Rope,
+    causal_mask,
+    join,
+    merge_heads,
+    run_blocks,
+    split_heads,
+)
 from .errors import ModelError
 
 
@@ -111,14 +120,13 @@ class ScoringGraph(nn.Module):
 
     def _read(self, image: Tensor) -> Tensor:
         """Image tokens (B, tokens, LLM width) → (B, K) score logits."""
-        after = self.after_embeddings if self._frozen else self._after_embeddings()
-        hidden = torch.cat([image, after.expand(image.shape[0], -1, -1)], dim=1)
+        after = self._after_embeddings().expand(image.shape[0], -1, -1)
+        hidden = torch.cat([image, after], dim=1)
         return self._score(self._decode(hidden, self.prefix(), last_only=True))
 
     def _score(self, hidden: Tensor) -> Tensor:
         """The last block's final positions (B, TAIL, width) → (B, K) fp32 logits of the last."""
-        head = self.score_head if self._frozen else self._score_head()
-        return F.linear(self.decoder.norm(hidden), head)[:, -1].float()
+        return F.linear(self.decoder.norm(hidden), self._score_head())[:, -1].float()
 
     # --- vision ---------------------------------------------------------------------------------
 
@@ -182,15 +190,20 @@ class ScoringGraph(nn.Module):
 
     def score_from(self, prefilled: Sequence[KeyValue]) -> Tensor:
         """(B, K) fp32 logits of the score tokens, from :meth:`prefill`'s cache."""
-        after = self.after_embeddings if self._frozen else self._after_embeddings()
-        hidden = after.expand(prefilled[0][0].shape[0], -1, -1)
+        hidden = self._after_embeddings().expand(prefilled[0][0].shape[0], -1, -1)
         return self._score(self._decode(hidden, prefilled, last_only=True))
 
     def _after_embeddings(self) -> Tensor:
+        """(1, tokens after the image, width)."""
+        if self._frozen:
+            return self.after_embeddings
         return self.decoder.embed_tokens(self.after_ids)[None]
 
     def _score_head(self) -> Tensor:
-        return self.lm_head.weight[self.score_ids]  # (K, width)
+        """(K, width)."""
+        if self._frozen:
+            return self.score_head
+        return self.lm_head.weight[self.score_ids]
 
     def _decode(
         self,
@@ -203,13 +216,26 @@ class ScoringGraph(nn.Module):
         """:func:`run_blocks` for tokens that follow ``past`` without a gap."""
         start, length = past[0][0].shape[2], hidden.shape[1]
         rope = self.rope_cos[start : start + length], self.rope_sin[start : start + length]
+        mask = causal_mask(start, length, hidden.device)
+        return self._run_blocks(hidden, past, rope, mask, last_only=last_only, collect=collect)
+
+    def _run_blocks(
+        self,
+        hidden: Tensor,
+        past: Sequence[KeyValue],
+        rope: Rope,
+        mask: Tensor,
+        *,
+        last_only: bool,
+        collect: list[KeyValue] | None,
+    ) -> Tensor:
         return run_blocks(
             self.decoder.layers,
             self.shape,
             hidden,
             past,
             rope,
-            causal_mask(start, length, hidden.device),
+            mask,
             last_only=last_only,
             collect=collect,
         )
