@@ -13,7 +13,8 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass, fields
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +58,59 @@ class _Group(click.Group):
 _Group.group_class = _Group
 
 
+@dataclass(frozen=True)
+class _Model:
+    """What a command's options say of the model and of how to run it."""
+
+    model: str
+    device: str
+    dtype: str
+    batch_size: int
+    max_pixels: float
+    """Megapixels."""
+    quantize: str
+    compile: bool
+    deterministic: bool
+
+    @property
+    def pixels(self) -> int:
+        return int(self.max_pixels * 1e6)
+
+    def load(self) -> Scorer:
+        """Load the model and say on stderr which one scores."""
+        from .artimuse_core.scorer import Scorer
+
+        scorer = Scorer.load(
+            self.model,
+            self.device,
+            self.dtype,
+            max_pixels=self.pixels,
+            quantize=self.quantize,
+            deterministic=self.deterministic,
+            compiled=self.compile,
+        )
+        click.echo(f"model {scorer.name} on {scorer.engine.device}: {scorer.card}", err=True)
+        return scorer
+
+
+def _with(
+    command: Callable[..., Any], *options: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Callable[..., Any]:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    options = (
+    """Add the options that make up a :class:`_Model`, which the command gets as ``use``."""
+
+    @wraps(command)
+    def gathered(**given: Any) -> Any:
+        use = _Model(**{part.name: given.pop(part.name) for part in fields(_Model)})
+        return command(use=use, **given)
+
+    return _with(
+        gathered,
         click.option(
             "--model",
             default="nano",
@@ -86,54 +138,19 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--quantize",
             default="none",
             show_default=True,
-            expose_value=False,
-            callback=_remember,
             help="int8 or nf4 weights, for a checkpoint on a small card.",
         ),
         click.option(
             "--compile",
             is_flag=True,
-            expose_value=False,
-            callback=_remember,
             help="Compile a checkpoint's graph first; worth it for long runs on a GPU.",
         ),
         click.option(
             "--deterministic",
             is_flag=True,
-            expose_value=False,
-            callback=_remember,
             help="Compute each image alone: no score depends on its neighbours.",
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _remember(ctx: click.Context, option: click.Parameter, value: Any) -> None:
-    """Keep how to load the model for :func:`_load`, past the commands, which do not care."""
-    ctx.meta[f"artimuse.{option.name}"] = value
-
-
-def _remembered(name: str) -> Any:
-    return click.get_current_context().meta[f"artimuse.{name}"]
-
-
-def _load(model: str, device: str, dtype: str, max_pixels: float) -> Scorer:
-    """Load a model and say on stderr which one scores."""
-    from .artimuse_core.scorer import Scorer
-
-    scorer = Scorer.load(
-        model,
-        device,
-        dtype,
-        max_pixels=int(max_pixels * 1e6),
-        quantize=_remembered("quantize"),
-        deterministic=_remembered("deterministic"),
-        compiled=_remembered("compile"),
-    )
-    click.echo(f"model {scorer.name} on {scorer.engine.device}: {scorer.card}", err=True)
-    return scorer
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -152,11 +169,7 @@ def main(verbose: int) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def score(
     images: Sequence[Path],
-    model: str,
-    device: str,
-    dtype: str,
-    batch_size: int,
-    max_pixels: float,
+    use: _Model,
     recursive: bool,
     as_json: bool,
 ) -> None:
@@ -167,7 +180,7 @@ def score(
     from .curation.scan import scan
 
     files = scan(images, recursive=recursive)
-    scorer = _load(model, device, dtype, max_pixels)
+    scorer = use.load()
 
     def show(record: Record) -> None:
         if as_json:
@@ -177,12 +190,13 @@ def score(
         elif record.error is None:
             click.echo(f"{record.score:6.2f} ± {record.std:5.2f}  {record.path}")
 
-    records = score_files(scorer, files, batch_size=batch_size, on_record=show)
+    records = score_files(scorer, files, batch_size=use.batch_size, on_record=show)
     _finish(records, len(files))
 
 
 def _selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    options = (
+    return _with(
+        command,
         click.option("--top", help="Keep the best: a count (20) or a share (10%, at least one)."),
         click.option(
             "--min-score",
@@ -219,13 +233,11 @@ def _selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Sort into classes: great,good,rest or great:70,good:50,rest or great:10%,rest.",
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def _action_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    options = (
+    return _with(
+        command,
         click.option("--copy-to", type=_existing_or_not, help="Copy the kept images there."),
         click.option("--move-to", type=_existing_or_not, help="Move the kept images there."),
         click.option("--link-to", type=_existing_or_not, help="Link to the kept images there."),
@@ -248,9 +260,6 @@ def _action_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 @main.command()
@@ -292,11 +301,7 @@ def _action_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def curate(
     folders: Sequence[Path],
     recursive: bool,
-    model: str,
-    device: str,
-    dtype: str,
-    batch_size: int,
-    max_pixels: float,
+    use: _Model,
     as_json: bool,
     out: Path | None,
     page: Path | None,
@@ -353,16 +358,18 @@ def curate(
     reference_files = scan(ref, recursive=recursive) if ref else []
     watcher = Watcher(folders, recursive=recursive) if watch else None
     files = scan(folders, recursive=recursive, may_be_empty=watch)
-    scorer = _load(model, device, dtype, max_pixels)
+    scorer = use.load()
     store = Store(None) if no_cache else Store.open_or_memory(cache_folder())
     click.get_current_context().call_on_close(store.close)
-    precision = f"{dtype}, quantize {_remembered('quantize')}"
-    fingerprint = model_fingerprint(scorer, locate(model), store, dtype=precision)
+    precision = f"{use.dtype}, quantize {use.quantize}"
+    fingerprint = model_fingerprint(scorer, locate(use.model), store, dtype=precision)
     memory = Memory(
         store, fingerprint, Wanted(hash=wishes.dedup is not None, thumbnail=page is not None)
     )
     with report.progress(len(files)) as advance:
-        scored = score_files(scorer, files, batch_size=batch_size, on_record=advance, memory=memory)
+        scored = score_files(
+            scorer, files, batch_size=use.batch_size, on_record=advance, memory=memory
+        )
     if watcher is not None and len(scored) == len(files):
         scored = _arrivals(watcher, scored, partial(score_files, scorer, memory=memory))
         files = [Path(record.path) for record in scored]
@@ -571,11 +578,7 @@ def critique(
     attributes: Sequence[str],
     max_new_tokens: int,
     attribute_scores: bool,
-    model: str,
-    device: str,
-    dtype: str,
-    batch_size: int,
-    max_pixels: float,
+    use: _Model,
     as_json: bool,
 ) -> None:
     """Say why: a score and a text on each of eight attributes.
@@ -591,15 +594,15 @@ def critique(
     from .curation.scan import scan
 
     asked = [known.attribute(name) for name in attributes] or known.ATTRIBUTES
-    files, directory = scan(images), locate(model)
+    files, directory = scan(images), locate(use.model)
     with _needs("torch"):
         from .artimuse_core.critic import Critic
     critic = Critic.load(
         directory,
-        device,
-        dtype,
-        max_pixels=int(max_pixels * 1e6),
-        quantize=_remembered("quantize"),
+        use.device,
+        use.dtype,
+        max_pixels=use.pixels,
+        quantize=use.quantize,
     )
     click.echo(f"model {critic.name} on {critic.runner.device}", err=True)
     failed = 0
@@ -649,11 +652,7 @@ def critique(
 def evaluate(
     data: Path,
     images: Path,
-    model: str,
-    device: str,
-    dtype: str,
-    batch_size: int,
-    max_pixels: float,
+    use: _Model,
     as_json: bool,
 ) -> None:
     """Correlate a model's scores with people's: SRCC and PLCC."""
@@ -662,8 +661,8 @@ def evaluate(
     with _needs("train"):
         from .training import evaluate as evaluation
     ratings = evaluation.read_ratings(data, images)
-    scorer = _load(model, device, dtype, max_pixels)
-    answer = evaluation.evaluate(scorer, ratings, batch_size=batch_size)
+    scorer = use.load()
+    answer = evaluation.evaluate(scorer, ratings, batch_size=use.batch_size)
     if as_json:
         click.echo(json.dumps({"srcc": answer.srcc, "plcc": answer.plcc, "n": answer.n}))
     else:
@@ -691,12 +690,12 @@ def convert(source: str, output: Path) -> None:
 
 @main.command()
 @_model_options
-def selftest(model: str, device: str, dtype: str, batch_size: int, max_pixels: float) -> None:
+def selftest(use: _Model) -> None:
     """Compare what decides a score with goldens: pixels, tokens, prompt, logits."""
     from .artimuse_core import selftest as goldens
 
     failed = False
-    for check in goldens.run(model, device, dtype):
+    for check in goldens.run(use.model, use.device, use.dtype):
         click.echo(f"{'PASS' if check.ok else 'FAIL'}  {check.name}: {check.detail}")
         failed |= not check.ok
     if failed:
@@ -726,11 +725,7 @@ def selftest(model: str, device: str, dtype: str, batch_size: int, max_pixels: f
 )
 @click.option("--replicas", default=1, show_default=True, type=click.IntRange(1), help="With ray.")
 def serve(
-    model: str,
-    device: str,
-    dtype: str,
-    batch_size: int,
-    max_pixels: float,
+    use: _Model,
     host: str,
     port: int,
     token: str | None,
@@ -771,14 +766,14 @@ def serve(
         with _needs("ray"):
             from .artimuse_core import ray_serve
         recipe = ray_serve.Recipe(
-            model, device, dtype, int(max_pixels * 1e6), batch_size, factor, limits, token,
+            use.model, use.device, use.dtype, use.pixels, use.batch_size, factor, limits, token,
             allow_pickle,
         )  # fmt: skip
         said = f"listening on http://{address}:{port}, {replicas} replicas"
         ray_serve.run(recipe, replicas, host, port, lambda: click.echo(said, err=True))
         return
-    scorer = _load(model, device, dtype, max_pixels)
-    reward = Reward(scorer, scale=factor, batch_size=batch_size, output="numpy")
+    scorer = use.load()
+    reward = Reward(scorer, scale=factor, batch_size=use.batch_size, output="numpy")
     app = server.create_app(reward, limits=limits, token=token, allow_pickle=allow_pickle)
     listener = server.listen(host, port)
     click.echo(f"listening on http://{address}:{listener.getsockname()[1]}", err=True)
