@@ -29,7 +29,8 @@ lint: $(DEV)/.installed  ## ruff and mypy.
 	$(DEV)/bin/ruff format --check .
 	# mypy wants the root under its package name, see docs/decisions/0001.
 	@links=$$(mktemp -d) && ln -s "$$PWD" $$links/artimuse && \
-		MYPYPATH=$$links $(DEV)/bin/mypy -p artimuse.artimuse_core -p artimuse.curation; \
+		MYPYPATH=$$links $(DEV)/bin/mypy -p artimuse.artimuse_core -p artimuse.curation \
+		-p artimuse.commands; \
 		status=$$?; rm -r $$links; exit $$status
 
 check: lint test  ## Everything a change must pass.

@@ -15,6 +15,7 @@ else:
 
 APPLICATIONS = ("comfy_nodes", "curation", "training", "export")
 ROOMS = ("artimuse_core", *APPLICATIONS)
+PACKAGES = (*ROOMS, "commands")
 
 
 def imported_rooms(path) -> set[str]:
@@ -41,7 +42,10 @@ def test_arrows_point_to_the_core_only(room: str) -> None:
 
 
 def test_all_imports_inside_are_relative() -> None:
-    for path in [*ROOT.glob("*.py"), *(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))]:
+    for path in [
+        *ROOT.glob("*.py"),
+        *(p for room in PACKAGES for p in (ROOT / room).rglob("*.py")),
+    ]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             absolute = isinstance(node, ast.ImportFrom) and not node.level and node.module
             names = [node.module] if absolute else []
@@ -53,7 +57,7 @@ def test_package_list_is_complete() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     folders = {
         "artimuse." + ".".join(path.parent.relative_to(ROOT).parts)
-        for room in ROOMS
+        for room in PACKAGES
         for path in (ROOT / room).rglob("__init__.py")
     }
     assert set(project["tool"]["setuptools"]["packages"]) == {"artimuse", *folders}

@@ -68,16 +68,28 @@ def loudly(pixel_values):
     print("batch", file=sys.stderr, flush=True)
     return whole(pixel_values)
 scorer.engine.score_logits = loudly
-Scorer.load = lambda *args, **options: scorer
+def load(*args, **options):
+    print("scanned", file=sys.stderr, flush=True)
+    sys.stdin.readline()
+    return scorer
+Scorer.load = load
 cli.main(["curate", *sys.argv[2:]])
 """
 
 
 def curate(*arguments: object) -> subprocess.Popen[str]:
+    """A run that has found its images and waits for a line before it scores them."""
     command = [sys.executable, "-c", CURATE, str(ROOT / "tests"), *map(str, arguments)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
-    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    run = subprocess.Popen(command, text=True, env=dict(os.environ), **pipes)
+    while run.stderr.readline() not in ("scanned\n", ""):
+        pass
+    return run
+
+
+def go(run: subprocess.Popen[str]) -> None:
+    run.stdin.write("\n")
+    run.stdin.flush()
 
 
 def many(folder: Path, count: int) -> Path:
@@ -95,6 +107,7 @@ def test_a_killed_run_resumes_where_it_was(tmp_path) -> None:
     before = tree(folder)
     for batches in (11, 10):  # of 8 images; they are remembered by the 64
         child = curate(folder)
+        go(child)
         while batches:
             batches -= child.stderr.readline() == "batch\n"
         child.send_signal(signal.SIGKILL)
@@ -115,6 +128,8 @@ def test_two_runs_at_once_lose_and_double_nothing(tmp_path) -> None:
     folder, best = many(tmp_path / "images", 60), tmp_path / "best"
     before = sorted(sha for sha, _ in tree(folder).values())
     runs = [curate(folder, "--top", "100%", "--move-to", best) for _ in range(2)]
+    for run in runs:
+        go(run)
     outputs = [run.communicate() for run in runs]
     assert {run.returncode for run in runs} <= {0, 1}
     assert not any("Traceback" in error for _, error in outputs)

@@ -1,0 +1,1 @@
+"""Commands of ``artimuse``; they may import every room, inside their functions."""
