@@ -15,6 +15,7 @@ import click
 
 from . import __version__
 from .artimuse_core.errors import UsageError
+from .commands.annotate import annotate
 from .commands.common import FAILED, Group, Model, existing_or_not, finish, model_options, needs
 from .commands.curate import curate
 from .commands.export import export
@@ -287,7 +288,7 @@ def curate_main() -> None:
     curate(prog_name="artimuse-curate")
 
 
-for command in (curate, export):
+for command in (annotate, curate, export):
     main.add_command(command)
 
 if __name__ == "__main__":

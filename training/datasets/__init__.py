@@ -25,6 +25,7 @@ REGISTRY: dict[str, str] = {
     "koniq10k": "koniq10k:read",
     "impressions": "impressions:read",
     "artimuse10k": "artimuse10k:read",
+    "annotations": "annotations:read",
     "agiqa3k": "agiqa3k:read",
     "aadb": "others:aadb",
     "agiqa1k": "others:agiqa1k",
@@ -85,10 +86,15 @@ def load_source(
     scale: Scale | None = None,
 ) -> list[Sample]:
     """What a command's ``--data`` names: ``NAME:FOLDER``, or a table (``.csv`` or ``.jsonl``)."""
-    name, colon, root = source.partition(":")
-    if colon and name in REGISTRY:
-        return load(name, root, split=split, images=images, scale=scale)
-    return load("table", source, split=split, images=images, scale=scale)
+    name = name_of(source)
+    root = source.removeprefix(f"{name}:")
+    return load(name, root, split=split, images=images, scale=scale)
+
+
+def name_of(source: str) -> str:
+    """The data set that a source names."""
+    name, colon, _ = source.partition(":")
+    return name if colon and name in REGISTRY else "table"
 
 
 def missing(samples: Sequence[Sample]) -> list[Path]:
