@@ -22,8 +22,9 @@ from .common import Command, existing_or_not, needs
     "kind",
     default="auto",
     show_default=True,
-    type=click.Choice(("auto", "1", "2", "3")),
-    help="1: score to analysis; 2: partial text to eight critiques; 3: take over experts' own.",
+    type=click.Choice(("auto", "0", "1", "2", "3")),
+    help="1: score to analysis; 2: partial text to eight critiques; 3: take over experts' own; "
+    "0: critiques of the image alone, of a model to be judged.",
 )
 @click.option("--paper-subset", is_flag=True, help="Only what the paper's App. B.2 keeps.")
 @click.option("--extreme-share", default=None, type=float, help="Of it, in the extreme quarters.")

@@ -91,8 +91,16 @@ def asking_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )  # fmt: skip
 
 
-def run_questions(questions: list[Question], answers: Answers, ask: Asking) -> None:
-    """Ask what is left, say on stderr what it came to, and leave with the exit code it asks for."""
+def run_questions(
+    questions: list[Question],
+    answers: Answers,
+    ask: Asking,
+    then: Callable[[], None] = lambda: None,
+) -> None:
+    """Ask what is left, say on stderr what it came to, and leave with the exit code it asks for.
+
+    ``then`` prints the results, if there are any besides the file.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -131,6 +139,7 @@ def run_questions(questions: list[Question], answers: Answers, ask: Asking) -> N
         err=True,
     )
     click.echo(f"{answers.file}: {whole_cost(answers.read().values(), prices)} in all", err=True)
+    then()
     asked = {question.key for question in questions}
     if any(answers.records[key]["status"] == "failed" for key in asked & set(answers.records)):
         sys.exit(FAILED)

@@ -33,11 +33,18 @@ def answers(file: Path) -> Answers:
 def questions(dataset: str, samples: Sequence[Sample], kind: int) -> list[Question]:
     """One question an image (Type 1) or eight (Type 2), of the images that have what it takes.
 
+    Kind 0 asks eight questions of the image alone: no annotation, but a model to be judged.
+
     Raises UsageError if none has.
     """
     asked = []
     for sample in samples:
-        if kind == 1 and sample.score is not None:
+        if kind == 0:
+            asked += [
+                _question(sample, attribute, kind, prompts.blind(attribute))
+                for attribute in ATTRIBUTES
+            ]
+        elif kind == 1 and sample.score is not None:
             asked.append(_question(sample, prompts.COMPREHENSIVE, kind, prompts.type1(sample)))
         elif kind == 2 and prompts.has_partial_text(dataset, sample):
             asked += [
@@ -52,9 +59,9 @@ def questions(dataset: str, samples: Sequence[Sample], kind: int) -> list[Questi
 
 def _question(sample: Sample, attribute: Attribute, kind: int, prompt: str) -> Question:
     record = _record(sample, attribute.name, kind)
-    return Question(
-        (record["image"], attribute.name), sample.image, prompt, prompts.check_critique, record
-    )
+    # What is to be judged is taken as it comes; what is to be learnt from must be as asked for.
+    check = prompts.check_critique if kind else str
+    return Question((record["image"], attribute.name), sample.image, prompt, check, record)
 
 
 def _record(sample: Sample, attribute: str, kind: int) -> Record:

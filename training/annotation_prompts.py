@@ -28,6 +28,15 @@ _CLOSING = (
 _MARKDOWN = re.compile(r"^\s*(#{1,6} |[-*+] |\d+[.)] |>|\|)|\*\*|__|```|\]\(", re.MULTILINE)
 
 
+def blind(attribute: Attribute) -> str:
+    """From the image alone: how App. D.3 asks the models that ArtiMuse is compared with."""
+    return (
+        f"Background Knowledge: {attribute.name}: {attribute.description} Please evaluate the "
+        f"aesthetic quality of this image from the attribute of {attribute.name}. "
+        "No more than 100 words."
+    )
+
+
 def type1(sample: Sample, attribute: Attribute = COMPREHENSIVE) -> str:
     """From the score alone."""
     others = ", ".join(a.name for a in ATTRIBUTES if a is not attribute)

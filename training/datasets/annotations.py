@@ -13,7 +13,7 @@ KEY_FIELDS = ("image", "attribute")
 
 
 def read(root: Path, images: Path | None = None) -> list[Sample]:
-    """``root``: the file. Image names are relative to ``images`` or, without it, stand as written.
+    """``root``: the file. Image names stand as written, relative ones below ``images`` if given.
 
     What failed is left out. Raises UsageError with file, line and reason.
     """
@@ -24,7 +24,9 @@ def read(root: Path, images: Path | None = None) -> list[Sample]:
         if record["status"] != "done":
             continue
         try:
-            path = Path(record["image"]) if images is None else images / relative(record["image"])
+            path = Path(record["image"])
+            if images is not None and not path.is_absolute():
+                path = images / relative(record["image"])
             sample = samples.setdefault(path, _sample(path, record))
             texts = {**sample.texts, attribute(record["attribute"]).name: str(record["text"])}
         except (KeyError, ValueError) as error:

@@ -31,13 +31,13 @@ def read(root: Path, images: Path | None = None, *, seed: int = 0) -> list[Sampl
     if not any((folder / name).is_file() for name in ANNOTATIONS):
         return _means(existing(folder, *ANNOTATIONS, MEANS, what="annotations"), images)
     by_image: dict[Path, list[Sample]] = defaultdict(list)
-    for sample in annotations(root, images):
+    for sample in every_annotation(root, images):
         by_image[sample.image].append(sample)
     chance = random.Random(seed)
     return [_most_experienced(samples, chance) for samples in by_image.values()]
 
 
-def annotations(root: Path, images: Path | None = None) -> list[Sample]:
+def every_annotation(root: Path, images: Path | None = None) -> list[Sample]:
     """Every annotation; an image comes as often as it was annotated."""
     folder = root / "metadata" if (root / "metadata").is_dir() else root
     images = images or root / "media"
