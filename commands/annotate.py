@@ -71,13 +71,13 @@ def annotate(
     answers = annotation.answers(output)
     if number == 3:
         written = 0 if dry_run else annotation.import_experts(samples, answers)
-        click.echo(f"{written} critiques of {len(samples)} images taken over", err=True)
+        click.echo(f"taken over: critiques {written}, images {len(samples)}", err=True)
         return
     questions = annotation.questions(name, samples, number)
     left_out = len(samples) - len({question.image for question in questions})
     click.echo(
-        f"type {number}: {len(questions)} questions on {len(samples) - left_out} images"
-        + (f"; {left_out} have nothing to go by" if left_out else ""),
+        f"type {number}: questions {len(questions)}, images {len(samples) - left_out}"
+        + (f"; with nothing to go by {left_out}" if left_out else ""),
         err=True,
     )
     if dry_run:

@@ -292,7 +292,7 @@ def test_the_command_annotates_counts_and_is_read_back_as_samples(rated, tmp_pat
         options += ["--data", table, "--images", rated[0].image.parent, "--output", output]
         result = run(*options)
     assert result.exit_code == 1
-    assert "type 1: 3 questions on 3 images" in result.stderr
+    assert "type 1: questions 3, images 3" in result.stderr
     assert f"failed: {rated[2].image}" in result.stderr
     assert (
         "2 done, 1 failed, 0 from before; 2 requests, 200 tokens in, 40 out, $0.0006"
@@ -310,7 +310,7 @@ def test_a_dry_run_shows_the_first_prompt_and_asks_nothing(rated, tmp_path) -> N
     table.write_text("image,score,comment:note\n0.png,20,calm\n1.png,80,\n")
     result = run("--data", table, "--output", tmp_path / "o.jsonl", "--dry-run")
     assert result.exit_code == 0
-    assert "type 2: 8 questions on 1 images; 1 have nothing to go by" in result.stderr
+    assert "type 2: questions 8, images 1; with nothing to go by 1" in result.stderr
     assert "note: calm\nThe score is 20 out of 100." in result.stdout
     assert not (tmp_path / "o.jsonl").exists()
 
@@ -322,7 +322,7 @@ def test_experts_critiques_are_taken_over_once(tmp_path) -> None:
     )
     for count in (2, 0):
         result = run("--data", table, "--output", output)
-        assert f"{count} critiques of 1 images taken over" in result.stderr
+        assert f"taken over: critiques {count}, images 1" in result.stderr
     (sample,) = datasets.load("annotations", output)
     assert sample.texts == {"Composition & Design": "Firm, calm.", "Overall Gestalt": "Good."}
     table.write_text("image,attribute:beauty\na.png,Good.\n")

@@ -123,7 +123,7 @@ def test_the_report_has_every_prediction_and_a_picture(rated, tmp_path) -> None:
     text = (tmp_path / "out" / "evaluation.md").read_text()
     assert f"{row['srcc']:.3f}" in text
     assert "by group" in text
-    assert "mine: 1 images are missing" in text
+    assert "mine: images missing: 1" in text
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 39

@@ -124,7 +124,7 @@ def test_only_an_identifier_alone_is_a_choice(study) -> None:
         asked = ["--mllm", "judge", "--endpoint", there.url, "--output", study / "judged.jsonl"]
         result = run("mllm", *options(study), *asked)
     assert result.exit_code == 1
-    assert "16 questions have no valid choice and are not counted" in result.stdout
+    assert "Questions without a valid choice, not counted: 16" in result.stdout
     assert "got 'I pick model1'" in result.stderr
 
 
@@ -304,7 +304,7 @@ def test_the_tally_counts_by_model_and_experience(page, tmp_path) -> None:
         ["professional", "", "0.0%", "100.0%", "0.0%"],
         ["paper: Human Rate", "20", "67.8%", "–", "19.2%"],
     ]
-    assert "1 questions were left out" in result.stdout
+    assert "Questions left out: 1." in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def _cells(f: Figures | None) -> list[str]:
 def _lost(e: Evaluation) -> list[str]:
     lines = []
     if e.missing:
-        lines.append(f"{e.dataset}: {len(e.missing)} images are missing, listed in the JSON.")
+        lines.append(f"{e.dataset}: images missing: {len(e.missing)}, listed in the JSON.")
     if e.failed:
-        lines.append(f"{e.model} on {e.dataset}: {len(e.failed)} images could not be scored.")
+        lines.append(f"{e.model} on {e.dataset}: images that could not be scored: {len(e.failed)}.")
     return lines

@@ -163,7 +163,7 @@ def markdown(rates: Rates, names: Sequence[str]) -> str:
     )
     lines = [f"Chosen by place in the question: {shares}."]
     if rates.failed:
-        lines.append(f"{rates.failed} questions have no valid choice and are not counted.")
+        lines.append(f"Questions without a valid choice, not counted: {rates.failed}.")
     head = ["aesthetic attribute", *columns, "questions"]
     return "\n\n".join([markdown_table(head, rows), *lines]) + "\n"
 

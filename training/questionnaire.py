@@ -193,7 +193,7 @@ def markdown(found: Preferences) -> str:
         rates = [f"{paper_tables.HUMAN_RATE[n]:.1f}%" if n in known else "–" for n in names]
         rows.append(["paper: Human Rate", "20", *rates])
     table = markdown_table(["experience", "people", *names], rows)
-    return table + (f"\n\n{found.skipped} questions were left out." if found.skipped else "") + "\n"
+    return table + (f"\n\nQuestions left out: {found.skipped}." if found.skipped else "") + "\n"
 
 
 def _shares(counts: Mapping[str, int], names: Sequence[str]) -> list[str]:
