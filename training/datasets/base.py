@@ -64,10 +64,10 @@ class Scale:
 
     def normalise(self, value: float) -> float:
         """To 0..100. Raises ValueError outside the range: a wrong scale must not be trained on."""
-        share = (value - self.low) / (self.high - self.low)
-        if not -1e-9 <= share <= 1 + 1e-9:  # also catches NaN
+        points = 100 * (value - self.low) / (self.high - self.low)
+        if not -1e-6 <= points <= 100 + 1e-6:  # also catches NaN
             raise ValueError(f"{value:g} lies outside the declared range {self}")
-        return 100 * min(max(share, 0.0), 1.0)
+        return min(max(points, 0.0), 100.0)
 
     def spread(self, std: float) -> float:
         """A standard deviation in score points."""
