@@ -17,7 +17,7 @@ import numpy as np
 
 from . import bundle
 from .engines import Floats, OnnxEngine
-from .errors import MissingExtraError
+from .errors import MissingExtraError, UsageError
 from .models import locate
 from .pictures import render_pictures
 from .preprocess import preprocess_batch
@@ -93,7 +93,10 @@ def _checkpoint(directory: Path, device: str, dtype: str, qwen_ids: list[int]) -
         raise MissingExtraError(error.name or "torch", "torch") from error
 
     tokenizer = checkpoint.load_tokenizer(directory)
-    ids = list(ORDERED_100.ids(tokenizer.get_vocab()))
+    tokens = checkpoint.score_tokens(checkpoint.read_config(directory))
+    if tokens != ORDERED_100:
+        raise UsageError(f"{directory} answers in {tokens.name}; only {ORDERED_100.name} is tested")
+    ids = list(tokens.ids(tokenizer.get_vocab()))
     if len(tokenizer) > max(qwen_ids):
         yield _equal("score token ids", ids, qwen_ids)
     else:
