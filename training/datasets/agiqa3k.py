@@ -7,63 +7,74 @@ recognise a test image by its siblings: :func:`split` cuts by prompt.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ...artimuse_core.errors import UsageError
+from .base import Row, Sample, Scale, csv_rows, number, refuse, relative, unique
 
-MOS_SCALE = 100 / 5
-"""Score points per MOS point."""
+SCALE = Scale(0, 5)
 PARTS = {"test": 0.20, "validation": 0.20, "train": 0.60}
 """Expected share of the prompts in each part."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rating:
-    """One rated image."""
+class Rating(Sample):
+    """One rated image; score and std are those of ``mos_quality``."""
 
-    image: Path
-    score: float
-    """Mean opinion score of quality, rescaled to 0..100."""
-    std: float
-    """Standard deviation of that opinion, in score points."""
-    prompt: str
-    """What the image was generated from."""
-    generator: str
-    """First part of the file's name: ``AttnGAN``, ``sd1.5``, …"""
-    variant: str
-    """Second part: how the generator was driven (``normal``, ``lowstep``, ``lowcorr``, …)."""
+    __slots__ = ()
+
+    @property
+    def prompt(self) -> str:
+        """What the image was generated from."""
+        return self.groups["prompt"]
+
+    @property
+    def generator(self) -> str:
+        """First part of the file's name: ``AttnGAN``, ``sd1.5``, …"""
+        return self.groups["generator"]
+
+    @property
+    def variant(self) -> str:
+        """Second part: how the generator was driven (``normal``, ``lowstep``, ``lowcorr``, …)."""
+        return self.groups["variant"]
 
 
 def load(directory: Path) -> list[Rating]:
-    """All ratings of the data set, in the order of ``labels.csv``.
+    """All ratings of the data set, in the order of ``labels.csv``, none without its image.
 
-    Raises UsageError when the label file is missing or a row names no image.
+    Raises UsageError when the label file does not fit or an image is missing.
     """
-    labels = directory / "labels.csv"
-    if not labels.is_file():
-        raise UsageError(f"no {labels}; expected AGIQA-3K's labels.csv beside its images/ folder")
-    with labels.open(newline="", encoding="utf-8") as file:
-        ratings = [_rating(directory / "images", row) for row in csv.DictReader(file)]
+    ratings = read(directory)
     missing = [rating.image.name for rating in ratings if not rating.image.is_file()]
     if missing:
+        labels = directory / "labels.csv"
         raise UsageError(f"{len(missing)} images of {labels} are missing (first: {missing[0]})")
     return ratings
 
 
-def _rating(images: Path, row: dict[str, str]) -> Rating:
-    generator, variant, _ = row["name"].split("_")
-    return Rating(
-        image=images / row["name"],
-        score=float(row["mos_quality"]) * MOS_SCALE,
-        std=float(row["std_quality"]) * MOS_SCALE,
-        prompt=row["prompt"],
-        generator=generator,
-        variant=variant,
-    )
+def read(directory: Path, images: Path | None = None) -> list[Rating]:
+    """The same from the labels alone, whether the images lie there or not; cut by :func:`split`."""
+    labels = directory / "labels.csv"
+    if not labels.is_file():
+        raise UsageError(f"no {labels}; expected AGIQA-3K's labels.csv beside its images/ folder")
+    folder = images or directory / "images"
+    rows = csv_rows(labels, ["name", "prompt", "mos_quality", "std_quality"])
+    return unique(labels, ((line, _rating(labels, line, folder, row)) for line, row in rows))
+
+
+def _rating(labels: Path, line: int, folder: Path, row: Row) -> Rating:
+    try:
+        generator, variant, _ = row["name"].split("_")
+        return Rating(
+            image=folder / relative(row["name"]),
+            score=SCALE.normalise(number(row, "mos_quality")),
+            std=SCALE.spread(number(row, "std_quality")),
+            groups={"prompt": row["prompt"], "generator": generator, "variant": variant},
+            split=part_of(row["prompt"]),
+        )
+    except ValueError as error:
+        refuse(labels, line, error)
 
 
 def part_of(prompt: str, seed: int = 0) -> str:

@@ -1,0 +1,155 @@
+"""What every data set becomes: one record an image, scores in 0..100.
+
+An adapter reads one data set's own label files and refuses, with file, line and reason, whatever
+does not fit; everything behind it knows :class:`Sample` alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ...artimuse_core.errors import UsageError
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image and what people said of it."""
+
+    image: Path
+    score: float | None = None
+    """Mean opinion, 0..100; None where the data set has texts alone."""
+    std: float | None = None
+    """Standard deviation of the opinions, in score points."""
+    texts: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Critique of an attribute by the attribute's name (``Attribute.name``): what to learn."""
+    attribute_scores: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """0..100, by the name the data set uses."""
+    comments: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Partial texts, facts and figures to build a critique from, by the data set's own names."""
+    groups: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What the image belongs to: ``prompt``, ``generator``, ``annotator``, ``category``, …"""
+    split: str | None = None
+    """The part it is in by the data set's own cut: ``train``, ``validation`` or ``test``."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """A line for JSONL, which :func:`~.table.read_table` reads; empty fields left out."""
+        row = {key: value for key, value in asdict(self).items() if value not in (None, {})}
+        return row | {"image": str(self.image)}
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The range that a data set declares for its scores."""
+
+    low: float
+    high: float
+    """The best score; lower than ``low`` where the scale is reversed."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high)) or self.low == self.high:
+            raise UsageError(f"expected a scale LOW:HIGH of two numbers, got {self}")
+
+    def __str__(self) -> str:
+        return f"{self.low:g}:{self.high:g}"
+
+    def normalise(self, value: float) -> float:
+        """To 0..100. Raises ValueError outside the range: a wrong scale must not be trained on."""
+        share = (value - self.low) / (self.high - self.low)
+        if not -1e-9 <= share <= 1 + 1e-9:  # also catches NaN
+            raise ValueError(f"{value:g} lies outside the declared range {self}")
+        return 100 * min(max(share, 0.0), 1.0)
+
+    def spread(self, std: float) -> float:
+        """A standard deviation in score points."""
+        if not 0 <= std < math.inf:
+            raise ValueError(f"{std:g} is no standard deviation")
+        return 100 * std / abs(self.high - self.low)
+
+
+PERCENT = Scale(0, 100)
+
+
+def refuse(file: Path, line: int, reason: object) -> NoReturn:
+    raise UsageError(f"{file}:{line}: {reason}")
+
+
+def number(row: Mapping[str, Any], column: str) -> float:
+    """A finite number; raises ValueError naming the column."""
+    try:
+        value = float(row[column])
+    except (TypeError, ValueError):
+        raise ValueError(f"expected a number in column {column!r}, got {row[column]!r}") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{value} in column {column!r} is not a number to learn from")
+    return value
+
+
+def relative(name: str) -> Path:
+    """A file name out of a label file; raises ValueError if it leads out of the images' folder."""
+    path = Path(name.strip())
+    if not name.strip() or path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"expected an image's name relative to the images' folder, got {name!r}")
+    return path
+
+
+def existing(directory: Path, *names: str, what: str) -> Path:
+    """The first of ``names`` that lies in ``directory``; raises UsageError listing them."""
+    for name in names:
+        if (directory / name).is_file():
+            return directory / name
+    raise UsageError(f"no {what} in {directory}: expected {' or '.join(names)}")
+
+
+def csv_rows(
+    file: Path,
+    required: Iterable[str],
+    *,
+    delimiter: str = ",",
+    header: list[str] | None = None,
+) -> Iterator[tuple[int, Row]]:
+    """Line numbers, from 1, and rows of a table whose columns are checked first.
+
+    ``header`` names the columns of a file that has none. A byte order mark, spaces around names
+    and values, and empty columns at the end are taken away. Raises UsageError for columns that
+    are missing and for rows of another length.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            table = csv.reader(stream, delimiter=delimiter)
+            names = [name.strip() for name in (header or next(table, []))]
+            lacking = [column for column in required if column not in names]
+            if lacking:
+                refuse(file, 1, f"expected columns {', '.join(lacking)}; got {', '.join(names)}")
+            for cells in table:
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if len(cells) != len(names):
+                    reason = f"expected {len(names)} cells, got {len(cells)}"
+                    refuse(file, table.line_num, reason)
+                values = (cell.strip() for cell in cells)
+                row = {name: cell for name, cell in zip(names, values, strict=True) if name}
+                yield table.line_num, row
+    except UnicodeDecodeError as error:
+        raise UsageError(f"cannot read {file}: expected UTF-8: {error}") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
+
+
+def unique(file: Path, samples: Iterable[tuple[int, Sample]]) -> list[Sample]:
+    """The samples; raises UsageError at the second row of one image."""
+    seen: dict[Path, int] = {}
+    kept = []
+    for line, sample in samples:
+        if sample.image in seen:
+            name = sample.image.name
+            refuse(file, line, f"{name} stands in line {seen[sample.image]} already")
+        seen[sample.image] = line
+        kept.append(sample)
+    return kept
