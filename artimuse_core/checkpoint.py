@@ -343,11 +343,16 @@ def save_model(
     save_file(tensors, partial, metadata={"format": "pt"})
     partial.chmod(0o644)  # safetensors makes it readable for its owner alone
     partial.replace(file)
+    write_config(directory, config)
+
+
+def write_config(directory: Path, config: Mapping[str, Any]) -> None:
+    """``config.json``, of either layout."""
     text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
     (directory / "config.json").write_text(text, encoding="utf-8")
 
 
-def score_prompt(config: dict[str, Any]) -> Prompt:
+def score_prompt(config: Mapping[str, Any]) -> Prompt:
     """The score prompt a checkpoint was tuned with."""
     return chat_prompt(score_question(config), system_message(config))
 
@@ -393,4 +398,4 @@ def save_native(
     # Said aloud, because transformers' default is True.
     written["tie_word_embeddings"] = written["text_config"]["tie_word_embeddings"] = False
     written |= {key: config[key] for key in _OURS if key in config}
-    path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    write_config(directory, written)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,30 @@ def build_graph(
 
     ``tokens``: its own strategy if None.
     """
-    return graph_over(checkpoint.load_model(directory, dtype, device), directory, tokens)
-
-
-def graph_over(
-    model: torch.nn.Module, directory: Path, tokens: ScoreTokens | None = None
-) -> tuple[ScoringGraph, Prompt]:
-    """The graph of a model loaded from ``directory``, with the prompt it asks."""
-    tokenizer = checkpoint.load_tokenizer(directory)
     config = checkpoint.read_config(directory)
+    _refuse_tiles(directory, config)
+    model = checkpoint.load_model(directory, dtype, device)
+    return graph_over(model, config, checkpoint.load_tokenizer(directory), tokens)
+
+
+def _refuse_tiles(directory: Path, config: Mapping[str, Any]) -> None:
     if config.get("max_tiles", 1) > 1:
         raise ModelError(
             f"{directory} was trained on several tiles an image (paper App. D.1, an ablation), "
             "which nothing but its own training evaluates; train with one tile to score with it"
         )
+
+
+def graph_over(
+    model: torch.nn.Module,
+    config: Mapping[str, Any],
+    tokenizer: Any,
+    tokens: ScoreTokens | None = None,
+) -> tuple[ScoringGraph, Prompt]:
+    """The graph of a loaded model with its ``config.json`` and tokenizer, and the prompt it asks.
+
+    It runs through the model's own modules, LoRA layers included.
+    """
     prompt = checkpoint.score_prompt(config)
     before, after = (
         tokenizer(text, add_special_tokens=False).input_ids
