@@ -18,6 +18,7 @@ from .artimuse_core.errors import UsageError
 from .commands.common import FAILED, Group, Model, existing_or_not, finish, model_options, needs
 from .commands.curate import curate
 from .commands.export import export
+from .commands.train import train
 
 if TYPE_CHECKING:
     from .curation.records import Record
@@ -287,7 +288,7 @@ def curate_main() -> None:
     curate(prog_name="artimuse-curate")
 
 
-for command in (curate, export):
+for command in (curate, export, train):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python benchmarks/training_strategies.py --data data/agiqa3k --output build/strategies
 
-A small random model of InternVL's architecture (made here, 112 pixels) runs through the score
-stage on AGIQA-3K, cut by prompt; the same seeds, base, data and steps for every row. Results are
+A small random model of InternVL's architecture (made here, 112 pixels) runs through the text stage
+on pictures drawn and described by code, once, then through the score stage on AGIQA-3K, cut by
+prompt; the same base, seeds, data and steps for every row. Results are
 appended to OUTPUT/results.json as they come, so that a killed run goes on where it was; the
 Markdown table goes to stdout. Takes minutes a row on one CPU core.
 """
@@ -24,22 +25,33 @@ from machine import describe
 
 from artimuse import Scorer
 from artimuse.artimuse_core import checkpoint
+from artimuse.artimuse_core.pictures import render_pictures
+from artimuse.artimuse_core.preprocess import preprocess_batch
 from artimuse.artimuse_core.prompts import IMG_CONTEXT
 from artimuse.artimuse_core.score_tokens import FIVE_LEVELS, ORDERED_100
 from artimuse.training.arguments import stage_config
 from artimuse.training.datasets import agiqa3k
+from artimuse.training.datasets.described import describe, scene, write
 from artimuse.training.metrics import bootstrap_interval, plcc, srcc
 from artimuse.training.nano import NanoShape
+from artimuse.training.patch_filters import even_out, patch_filters
 from artimuse.training.stages import Data, run_stage
 from artimuse.training.tokenizer import build_tokenizer, corpus, save_tokenizer
 
 SHAPE = NanoShape(
-    input_size=112, patch_size=14, vision_width=128, vision_layers=4, vision_heads=4,
-    vision_mlp=384, llm_width=128, llm_layers=2, llm_heads=4, llm_mlp=256,
+    input_size=112, patch_size=14, vision_width=96, vision_layers=3, vision_heads=4,
+    vision_mlp=288, llm_width=96, llm_layers=2, llm_heads=4, llm_mlp=192,
 )  # fmt: skip
 ALIKE: dict[str, Any] = {
-    "epochs": 20, "batch_size": 32, "device_batch_size": 32, "learning_rate": 1e-3, "workers": 0,
+    "epochs": 20, "batch_size": 32, "device_batch_size": 32, "learning_rate": 1e-3, "lora_rank": 32,
+    "lora_dropout": 0.0, "workers": 0,
     "score_question": SHAPE.score_question, "tracker": "none", "save_every": 200,
+}  # fmt: skip
+DESCRIBED = 3000
+"""Pictures of the text stage."""
+TEXT = {
+    "llm": "full", "epochs": 3, "batch_size": 32, "device_batch_size": 32, "learning_rate": 1e-3,
+    "workers": 0, "tracker": "none", "save_every": 100, "log_every": 20,
 }  # fmt: skip
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "ordered-100": ("(j)", {}),
@@ -55,23 +67,53 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def random_base(directory: Path, seed: int = 0) -> Path:
+def random_base(directory: Path, seed: int = 0, shape: NanoShape = SHAPE) -> Path:
     """A random checkpoint whose tokenizer holds the tokens of every strategy."""
     levels = " ".join(f"{level}\n" for level in FIVE_LEVELS.tokens)
-    texts = [*corpus(SHAPE.score_question, SHAPE.system_message), *[levels] * 50]
+    texts = [*corpus(shape.score_question, shape.system_message), *[levels] * 50]
+    texts += [text for seed in range(100) for text in describe(scene(seed)).values()]
     tokenizer = build_tokenizer(texts, score_tokens=ORDERED_100)
     save_tokenizer(tokenizer, directory)
-    config = SHAPE.config(tokenizer.get_vocab_size())
+    config = shape.config(tokenizer.get_vocab_size())
     torch.manual_seed(seed)
     model = checkpoint.build_model(config, tokenizer.token_to_id(IMG_CONTEXT))
     with torch.no_grad():  # transformers' small initial weights are made for far wider models
         for name, weight in model.named_parameters():
             if weight.ndim > 1 and "position" not in name and "cls_token" not in name:
                 weight.normal_(std=weight[0].numel() ** -0.5)
+                if name == "lm_head.weight":  # frozen: let it tell 101 of 1,000 tokens apart
+                    weight.mul_(2.5)
             elif "lambda" in name:
                 weight.fill_(0.5)
+        first = model.model.vision_tower.embeddings.patch_embeddings.projection.weight
+        first.copy_(_filters(shape, seed))
     checkpoint.save_model(directory, model, config, torch.float32)
     return directory
+
+
+def _filters(shape: NanoShape, seed: int) -> torch.Tensor:
+    """Waves and edges, evened out over patches of pictures drawn by code."""
+    patch = shape.patch_size
+    filters = patch_filters(shape.vision_width, patch, torch.Generator().manual_seed(seed))
+    pixels = torch.from_numpy(preprocess_batch(render_pictures(16), shape.input_size))
+    patches = pixels.unfold(2, patch, patch).unfold(3, patch, patch)
+    return even_out(filters, patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))
+
+
+def pretrained_base(output: Path) -> Path:
+    """A random model after the text stage, in full, on pictures that code drew and described.
+
+    The paper's base has seen billions of pictures; a random one does not know what an edge is.
+    """
+    if not (output / "random" / "config.json").is_file():
+        random_base(output / "random")
+    described = output / "described" / "described.jsonl"
+    if not described.is_file():
+        write(described.parent, range(DESCRIBED))
+    texts = Data([str(described)])
+    config = stage_config("text", None, TEXT)
+    run_stage(output / "random", texts, output / "base", config, device="cpu", resume=True)
+    return output / "base"
 
 
 def measure(base: Path, data: Path, output: Path, changed: dict[str, Any]) -> dict[str, Any]:
@@ -126,9 +168,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options.output.mkdir(parents=True, exist_ok=True)
-    base = options.output / "base"
-    if not (base / "config.json").is_file():
-        random_base(base)
+    base = pretrained_base(options.output)
     file = options.output / "results.json"
     results = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     for seed in range(options.seeds):

@@ -13,13 +13,12 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
@@ -76,11 +75,9 @@ class Outcome:
 
     directory: Path
     figures: dict[str, Any]
-    """As in ``figures.json``."""
-    failed: tuple[str, ...] = ()
-    """Images that could not be read; they were left out."""
-    predicted: npt.NDArray[np.float32] | None = field(default=None, compare=False)
-    human: npt.NDArray[np.float32] | None = field(default=None, compare=False)
+    """As in ``figures.json``: ``figures`` by name, ``failed`` images, and how they came about."""
+    main: bool = True
+    """Whether this is the process that speaks for all."""
 
 
 def run_stage(
@@ -108,7 +105,8 @@ def run_stage(
         if not resume:
             raise UsageError(f"{output} holds a finished run; choose another directory")
         _log.warning("%s is finished already", output)
-        return Outcome(output, json.loads((output / FIGURES).read_text("utf-8")))
+        figures = json.loads((output / FIGURES).read_text("utf-8"))
+        return Outcome(output, figures, processes.is_main_process)
     config.accumulation_over(processes.num_processes)
     parts = _parts(data, config)
     facts = {
@@ -240,8 +238,6 @@ class _Stage:
             weight_decay=config.weight_decay,
             bf16=dtype is torch.bfloat16,
             fp16=dtype is torch.float16,
-            gradient_checkpointing=config.gradient_checkpointing,
-            gradient_checkpointing_kwargs={"use_reentrant": False},
             seed=config.seed,
             use_cpu=self.place.type == "cpu",
             logging_steps=config.log_every,
@@ -257,6 +253,7 @@ class _Stage:
             remove_unused_columns=False,
             label_names=["labels"],
             ddp_find_unused_parameters=False,
+            **(_recompute() if config.gradient_checkpointing else {}),
         )
 
     def _graph(
@@ -303,7 +300,15 @@ class _Stage:
             _write_json(self.output / FIGURES, facts)  # last: it says that the run is finished
             shutil.rmtree(self.output / _CHECKPOINTS, ignore_errors=True)
         PartialState().wait_for_everyone()
-        return Outcome(self.output, facts, failed, predicted, human)
+        return Outcome(self.output, facts, PartialState().is_main_process)
+
+
+def _recompute() -> dict[str, Any]:
+    """Gradient checkpointing, under the name this transformers has for it."""
+    known = TrainingArguments.__dataclass_fields__
+    kind = "activation" if "activation_checkpointing" in known else "gradient"
+    # Not reentrant: the frozen embeddings before the first block have no gradient.
+    return {f"{kind}_checkpointing": True, f"{kind}_checkpointing_kwargs": {"use_reentrant": False}}
 
 
 def _parts(data: Data, config: StageConfig) -> tuple[Parts, Parts | None]:
