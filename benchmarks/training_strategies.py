@@ -4,9 +4,9 @@
 
 A small random model of InternVL's architecture (made here, 112 pixels) runs through the text stage
 on pictures drawn and described by code, once, then through the score stage on AGIQA-3K, cut by
-prompt; the same base, seeds, data and steps for every row. Results are
-appended to OUTPUT/results.json as they come, so that a killed run goes on where it was; the
-Markdown table goes to stdout. Takes minutes a row on one CPU core.
+prompt; the same base, seeds, data and steps for every row. Results are appended to
+OUTPUT/results.json as they come, so that a killed run goes on where it was; the Markdown table goes
+to stdout. Takes a minute or two a row on one idle CPU core.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import describe
 
 from artimuse import Scorer
 from artimuse.artimuse_core import checkpoint
@@ -38,19 +37,21 @@ from artimuse.training.patch_filters import even_out, patch_filters
 from artimuse.training.stages import Data, run_stage
 from artimuse.training.tokenizer import build_tokenizer, corpus, save_tokenizer
 
+import machine
+
 SHAPE = NanoShape(
     input_size=112, patch_size=14, vision_width=96, vision_layers=3, vision_heads=4,
     vision_mlp=288, llm_width=96, llm_layers=2, llm_heads=4, llm_mlp=192,
 )  # fmt: skip
 ALIKE: dict[str, Any] = {
-    "epochs": 20, "batch_size": 32, "device_batch_size": 32, "learning_rate": 1e-3, "lora_rank": 32,
-    "lora_dropout": 0.0, "workers": 0,
+    "epochs": 4, "batch_size": 16, "device_batch_size": 16, "learning_rate": 3e-4, "lora_rank": 32,
+    "lora_dropout": 0.0, "log_every": 20, "workers": 0,
     "score_question": SHAPE.score_question, "tracker": "none", "save_every": 200,
 }  # fmt: skip
 DESCRIBED = 3000
 """Pictures of the text stage."""
 TEXT = {
-    "llm": "full", "epochs": 3, "batch_size": 32, "device_batch_size": 32, "learning_rate": 1e-3,
+    "llm": "full", "epochs": 1, "batch_size": 32, "device_batch_size": 32, "learning_rate": 1e-3,
     "workers": 0, "tracker": "none", "save_every": 100, "log_every": 20,
 }  # fmt: skip
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -149,7 +150,9 @@ def table(results: dict[str, Any], seeds: int) -> str:
             cells = [_cell(runs, "srcc"), _cell(runs, "plcc")]
             error = np.mean([run["error"] for run in runs])
             minutes = np.mean([run["seconds"] for run in runs]) / 60
-            lines.append(f"| {name} | {paper} | {cells[0]} | {cells[1]} | {error:.1f} | {minutes:.1f} |")
+            lines.append(
+                f"| {name} | {paper} | {cells[0]} | {cells[1]} | {error:.1f} | {minutes:.1f} |"
+            )
     return "\n".join(lines)
 
 
@@ -183,7 +186,7 @@ def main() -> None:
             partial.write_text(json.dumps(results, indent=1), encoding="utf-8")
             partial.replace(file)
             shutil.rmtree(run)
-    print(describe())
+    print(machine.describe())
     print(table(results, options.seeds))
 
 

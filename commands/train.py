@@ -24,7 +24,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     return with_options(
         command,
         click.option(
-            "--config", "file", help="YAML with text and score sections, or a shipped one: table4-i."
+            "--config", "file", help="YAML with sections text and score; or shipped: table4-i."
         ),
         click.option(
             "--data", "sources", multiple=True, required=True,

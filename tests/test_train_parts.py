@@ -29,7 +29,12 @@ from artimuse.training.strategies import question
 
 def test_defaults_are_table_11() -> None:
     text, score = stage_config("text"), stage_config("score")
-    assert (text.lora_rank, text.learning_rate, text.weight_decay, text.epochs) == (16, 4e-5, 0.05, 1)
+    assert (text.lora_rank, text.learning_rate, text.weight_decay, text.epochs) == (
+        16,
+        4e-5,
+        0.05,
+        1,
+    )
     assert (score.lora_rank, score.learning_rate, score.weight_decay, score.epochs) == (
         128, 2e-5, 0, 2,
     )  # fmt: skip
@@ -77,7 +82,10 @@ def test_a_configuration_ships_for_each_row_of_tables_4_and_10() -> None:
         ({"score_tokens": "score-as-text", "soft_label": True}, "single tokens"),
         ({"score_tokens": "five-levels", "max_tiles": 12}, "single tokens"),
         ({"subsets": ("nice",)}, "subsets: expected some of score-caption"),
-        ({"llm": "frozen", "train_vision": False, "train_projector": False}, "all parts are frozen"),
+        (
+            {"llm": "frozen", "train_vision": False, "train_projector": False},
+            "all parts are",
+        ),
         ({"lorarank": 3}, "unknown field 'lorarank'; known: batch_size"),
     ],
 )
@@ -179,7 +187,10 @@ def test_the_published_question_is_asked_of_the_published_tokens_alone() -> None
     asked = {question(tokens, {}) for tokens in STRATEGIES.values()}
     assert len(asked) == len(STRATEGIES)
     assert "0-a, 24-g" in question(strategy("existing-25"), {})
-    assert question(strategy("existing-25"), {"score_tokens": "existing-25", "score_question": "?"}) == "?"
+    assert (
+        question(strategy("existing-25"), {"score_tokens": "existing-25", "score_question": "?"})
+        == "?"
+    )
 
 
 @pytest.fixture
@@ -200,12 +211,18 @@ def collator(tokenizer, **changed) -> Collator:
 
 def test_only_the_answer_is_learnt(tokenizer, picture) -> None:
     sample = Sample(picture, 71.6, 5.0, texts={"Overall Gestalt": "It is red."})
-    items = [*score_items([sample], ORDERED_100, tokenizer, "How good?"), *text_items([sample], tokenizer)]  # noqa: E501
+    items = [
+        *score_items([sample], ORDERED_100, tokenizer, "How good?"),
+        *text_items([sample], tokenizer),
+    ]
     batch = collator(tokenizer)([Items(items, Decoder(32))[i] for i in (0, 1)])
     rows = [row[row != IGNORED].tolist() for row in batch["labels"]]
     assert tokenizer.decode(rows[0]) == ORDERED_100.tokens[72] + IM_END
     assert tokenizer.decode(rows[1]) == "It is red." + IM_END
-    text = [tokenizer.decode(ids[mask.bool()]) for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]  # noqa: E501
+    text = [
+        tokenizer.decode(ids[mask.bool()])
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
     assert text[0] == (
         "<|im_start|>system\nYou are ArtiMuse.<|im_end|>\n<|im_start|>user\n<img>"
         + IMG_CONTEXT * 4
@@ -278,7 +295,10 @@ def test_off_by_default_is_plain_cross_entropy() -> None:
 def test_a_soft_label_spreads_by_the_ratings_std_where_known() -> None:
     logits = torch.zeros(1, 3, 12)
     logits[0, 0, 9] = 5  # sure of 100
-    hard, unknown = loss_of(logits, 2, 50, 30), loss_of(logits, 2, 50, float("nan"), soft_label=True)
+    hard, unknown = (
+        loss_of(logits, 2, 50, 30),
+        loss_of(logits, 2, 50, float("nan"), soft_label=True),
+    )
     assert unknown == pytest.approx(hard)
     assert loss_of(logits, 2, 50, 30, soft_label=True) < hard  # 100 is a little right as well
 

@@ -114,8 +114,7 @@ def test_it_learns_and_reports(base, data, tmp_path) -> None:
     outcome = run_stage(base, data, out, config(epochs=20, tracker="tensorboard"), device="cpu")
     assert outcome.figures["figures"]["score_srcc"] > 0.8
     history = json.loads((out / "history.json").read_text())
-    losses = [row["loss"] for row in history if "loss" in row]
-    assert np.mean(losses[-3:]) < 0.6 * np.mean(losses[:3])
+    assert np.mean(losses(out)[-3:]) < 0.6 * np.mean(losses(out)[:3])
     assert [row["epoch"] for row in history if "eval_score_srcc" in row] == pytest.approx(range(21))
     with Image.open(out / "report.png") as picture:
         assert picture.size[0] > 1000
@@ -142,10 +141,7 @@ def test_options_change_the_loss_alone(base, data, tmp_path) -> None:
     hard = run_stage(base, data, tmp_path / "a", config(epochs=1), device="cpu")
     soft = run_stage(base, data, tmp_path / "b", config(epochs=1, soft_label=True), device="cpu")
     ordinal = run_stage(base, data, tmp_path / "c", config(epochs=1, ordinal=1.0), device="cpu")
-    first = [
-        json.loads((o.directory / "history.json").read_text())[1]["loss"]
-        for o in (hard, soft, ordinal)
-    ]
+    first = [losses(outcome.directory)[0] for outcome in (hard, soft, ordinal)]
     assert first[0] != first[1]
     assert first[2] > first[0]
 
@@ -182,9 +178,8 @@ def test_text_then_score_keeps_both(base, data, ratings, tmp_path) -> None:
     text = run_stage(
         base, data, tmp_path / "text", config("text", epochs=20, lora_rank=16), device="cpu"
     )
-    losses = [row["eval_text_loss"] for row in json.loads((tmp_path / "text/history.json").read_text())
-              if "eval_text_loss" in row]  # fmt: skip
-    assert losses[-1] < 0.5 * losses[0]
+    watched = losses(tmp_path / "text", "eval_text_loss")
+    assert watched[-1] < 0.5 * watched[0]
     critic = Critic.load(tmp_path / "text", "cpu")
     images, _ = validation(ratings)
     texts = [
@@ -200,8 +195,7 @@ def test_text_then_score_keeps_both(base, data, ratings, tmp_path) -> None:
         device="cpu",
     )
     assert both.figures["figures"].keys() == {"score_loss", "score_srcc", "score_plcc", "text_loss"}
-    history = json.loads((tmp_path / "score" / "history.json").read_text())
-    before = next(row["eval_text_loss"] for row in history if "eval_text_loss" in row)
+    before = losses(tmp_path / "score", "eval_text_loss")[0]
     # What the text stage left is what the score stage starts from.
     assert before == pytest.approx(text.figures["figures"]["text_loss"], rel=1e-3)
     assert len(Scorer.load(tmp_path / "score", "cpu").score(images)) == len(images)
@@ -229,8 +223,7 @@ def test_a_full_fine_tune_is_a_checkpoint_of_the_bases_layout(base, data, tmp_pa
 def test_joint_training_learns_texts_and_scores(base, data, tmp_path) -> None:
     joint = Data(data.sources, texts=data.sources)
     outcome = run_stage(base, joint, tmp_path / "out", config(joint=True), device="cpu")
-    history = json.loads((tmp_path / "out" / "history.json").read_text())
-    texts = [row["eval_text_loss"] for row in history if "eval_text_loss" in row]
+    texts = losses(tmp_path / "out", "eval_text_loss")
     assert texts[-1] < texts[0]
     assert "score_srcc" in outcome.figures["figures"]
     with pytest.raises(UsageError, match="--text-data"):
@@ -256,7 +249,8 @@ def told(run, position):
 collate.Run.__getitem__ = told
 stages.run_stage(
     {base!r}, stages.Data([{data!r}]), Path(sys.argv[1]),
-    stage_config("score", None, json.loads(sys.argv[2])), device="cpu", resume="--resume" in sys.argv,
+    stage_config("score", None, json.loads(sys.argv[2])), device="cpu",
+    resume="--resume" in sys.argv,
 )
 """
 
@@ -282,9 +276,9 @@ def finish(process) -> None:
     assert process.returncode == 0, errors[-3000:]
 
 
-def losses(out: Path) -> list[float]:
+def losses(out: Path, key: str = "loss") -> list[float]:
     history = json.loads((out / "history.json").read_text())
-    return [row["loss"] for row in history if "loss" in row]
+    return [row[key] for row in history if key in row]
 
 
 def positions(out: Path, rank: int = 0) -> list[tuple[int, str]]:
@@ -349,9 +343,10 @@ def interrupted(base, data, tmp_path, monkeypatch) -> Path:
         return step(trainer, *args, **kwargs)
 
     out = tmp_path / "cut"
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(StageTrainer, "training_step", stops)
-        run_stage(base, data, out, config(epochs=6, lora_dropout=0.2), device="cpu")
+        with pytest.raises(Killed):
+            run_stage(base, data, out, config(epochs=6, lora_dropout=0.2), device="cpu")
     return out
 
 

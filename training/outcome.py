@@ -116,4 +116,3 @@ kinds of image, measure first (`artimuse evaluate`).
 
 {len(facts["failed"])} images could not be read and were left out.
 """
-

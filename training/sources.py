@@ -83,7 +83,9 @@ def with_texts(samples: Sequence[Sample]) -> list[Sample]:
 def _those(samples: Sequence[Sample], has: Callable[[Sample], bool], what: str) -> list[Sample]:
     found = [sample for sample in samples if has(sample)]
     if not found:
-        raise UsageError(f"none of {len(samples)} samples has {what}; is it the other stage's data?")
+        raise UsageError(
+            f"none of {len(samples)} samples has {what}; are they for the other stage?"
+        )
     if len(found) < len(samples):
         _log.warning("%d of %d samples have no %s", len(samples) - len(found), len(samples), what)
     return found

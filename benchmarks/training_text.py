@@ -1,0 +1,65 @@
+"""What the score stage does to texts: LoRA or full fine-tune (paper Sec. 4.3, Table 4 (d)).
+
+    python benchmarks/training_text.py --data data/agiqa3k --output build/strategies
+
+Same base and recipe as benchmarks/training_strategies.py, whose OUTPUT it shares: the text stage's
+model goes through the score stage while the loss of the texts it learnt before is watched on 300
+described pictures it has not seen. ``frozen`` shows what the vision tower alone does to the texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+from pathlib import Path
+
+from artimuse.training.arguments import stage_config
+from artimuse.training.datasets.described import write
+from artimuse.training.stages import Data, run_stage
+
+import machine
+from training_strategies import ALIKE, DESCRIBED, pretrained_base
+
+ROWS = {
+    "LoRA (the paper's)": {"llm": "lora"},
+    "full fine-tune, (d)": {"llm": "full"},
+    "language model frozen": {"llm": "frozen"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="AGIQA-3K: labels.csv, images/")
+    parser.add_argument("--output", type=Path, default=Path("build/strategies"))
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    base = pretrained_base(options.output)
+    unseen = options.output / "unseen" / "described.jsonl"
+    if not unseen.is_file():
+        write(unseen.parent, range(DESCRIBED, DESCRIBED + 110), validation_share=100 / 110)
+    file = options.output / "texts.json"
+    results = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    for name, changed in ROWS.items():
+        if name not in results:
+            run = options.output / f"texts_{changed['llm']}"
+            data = Data([f"agiqa3k:{options.data}"], texts=[str(unseen)])
+            run_stage(base, data, run, stage_config("score", None, ALIKE | changed), device="cpu",
+                      resume=True)  # fmt: skip
+            history = json.loads((run / "history.json").read_text("utf-8"))
+            losses = [row["eval_text_loss"] for row in history if "eval_text_loss" in row]
+            srcc = [row["eval_score_srcc"] for row in history if "eval_score_srcc" in row]
+            results[name] = {"losses": losses, "srcc": srcc}
+            file.write_text(json.dumps(results, indent=1), encoding="utf-8")
+            shutil.rmtree(run)
+    print(machine.describe())
+    print("| language model | loss of texts before | after | validation SRCC |")
+    print("|---|---|---|---|")
+    for name, row in results.items():
+        before, after = row["losses"][0], row["losses"][-1]
+        print(f"| {name} | {before:.3f} | {after:.3f} | {row['srcc'][-1]:.3f} |")
+
+
+if __name__ == "__main__":
+    main()
