@@ -54,7 +54,7 @@ $(DEV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
 	# torch first and pinned: as somebody's dependency it would bring CUDA.
 	$(DEV)/bin/python $(PIP_INSTALL) torch
-	$(DEV)/bin/python $(PIP_INSTALL) -e '.[curate,torch,quantize,export,train,serve,client,ray,examples,dev]'
+	$(DEV)/bin/python $(PIP_INSTALL) -e '.[curate,torch,quantize,export,train,annotate,serve,client,ray,examples,dev]'
 	touch $@
 
 $(T4)/.installed: pyproject.toml constraints-transformers4.txt

@@ -15,9 +15,12 @@ import click
 
 from . import __version__
 from .artimuse_core.errors import UsageError
+from .commands.annotate import annotate
 from .commands.common import FAILED, Group, Model, existing_or_not, finish, model_options, needs
 from .commands.curate import curate
+from .commands.evaluate import evaluate
 from .commands.export import export
+from .commands.judge import judge
 from .commands.train import train
 
 if TYPE_CHECKING:
@@ -144,39 +147,6 @@ def critique(
 
 
 @main.command()
-@click.option(
-    "--data", required=True, type=existing_or_not, help="Ratings: image,score in .csv or .jsonl."
-)
-@click.option(
-    "--images", default=".", show_default=True, type=existing_or_not, help="Where the images lie."
-)
-@model_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def evaluate(
-    data: Path,
-    images: Path,
-    use: Model,
-    as_json: bool,
-) -> None:
-    """Correlate a model's scores with people's: SRCC and PLCC."""
-    import json
-
-    with needs("train"):
-        from .training import evaluate as evaluation
-    ratings = evaluation.read_ratings(data, images)
-    scorer = use.load()
-    answer = evaluation.evaluate(scorer, ratings, batch_size=use.batch_size)
-    if as_json:
-        click.echo(json.dumps({"srcc": answer.srcc, "plcc": answer.plcc, "n": answer.n}))
-    else:
-        click.echo(f"SRCC {answer.srcc:.4f}  PLCC {answer.plcc:.4f}  n {answer.n}")
-    for line in answer.failed:
-        click.echo(f"failed: {line}", err=True)
-    if answer.failed:
-        sys.exit(FAILED)
-
-
-@main.command()
 @click.argument("source")
 @click.argument("output", type=existing_or_not)
 def convert(source: str, output: Path) -> None:
@@ -288,7 +258,7 @@ def curate_main() -> None:
     curate(prog_name="artimuse-curate")
 
 
-for command in (curate, export, train):
+for command in (annotate, curate, evaluate, export, judge, train):
     main.add_command(command)
 
 if __name__ == "__main__":

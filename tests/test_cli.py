@@ -139,16 +139,17 @@ def test_evaluate_leaves_out_what_it_cannot_read_and_says_so(folder, tmp_path) -
     result = run("evaluate", "--data", data, "--images", folder, "--json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["n"] == 5
-    assert "image_5.png: cannot read the file" in result.stderr
+    assert f"missing: {folder / 'image_5.png'}" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
         ("r.csv", "image,score\na.png,high\n", r"r\.csv:2: expected"),
-        ("r.csv", "picture,mos\na.png,3\n", r"r\.csv:2: expected"),
+        ("r.csv", "picture,mos\na.png,3\n", r"r\.csv:1: expected columns image"),
         ("r.csv", "image,score\na.png,nan\n", "not a number"),
-        ("r.csv", "image,score\n", "at least 3"),
+        ("r.csv", "image,score\n", "holds no rated images"),
+        ("r.csv", "image,score\na.png,3\nb.png,-1\n", r"r\.csv:3: -1 lies outside"),
         ("r.jsonl", '{"image": "a.png", "score": 1}\n{', r"r\.jsonl:2: not JSON"),
         ("r.txt", "", r"\.csv or \.jsonl"),
     ],

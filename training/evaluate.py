@@ -1,101 +1,174 @@
-"""A model's agreement with people on any rated images: ``artimuse evaluate``."""
+"""A model's agreement with people on rated images: ``artimuse evaluate``."""
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..artimuse_core.errors import ImageError, UsageError
 from ..artimuse_core.scorer import DEFAULT_BATCH_SIZE, Scorer
-from .metrics import plcc, srcc
+from . import metrics
+from .datasets.base import Sample
+
+MINIMUM = 3
+"""Images below which a correlation says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class RatedImage:
+class Figures:
+    """Agreement on one set of images."""
+
+    n: int
+    srcc: float
+    srcc_interval: tuple[float, float]
+    """95%, bootstrap."""
+    plcc: float
+    """Without a fit, as the paper has it."""
+    plcc_interval: tuple[float, float]
+    kendall: float
+    plcc_fitted: float | None
+    """After the logistic fit of four parameters, as the quality literature has it; None where the
+    fit does not converge or comes out flat."""
+    rmse: float | None
+    """After that fit, in score points."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
     image: Path
-    score: float
-    """On any scale: SRCC and PLCC do not depend on it."""
+    human: float
+    """0..100."""
+    predicted: float
+    """0..100."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    srcc: float
-    plcc: float
-    n: int
-    """Images that both sides scored."""
+    """One model on one data set."""
+
+    model: str
+    dataset: str
+    figures: Figures
+    resampled: str
+    """What the bootstrap drew: ``image``, or the group whose images belong together."""
+    groups: dict[str, Figures | None]
+    """By value of the group asked for; None where it has too few images."""
+    missing: tuple[Path, ...]
+    """Images that are not there; left out of the figures."""
     failed: tuple[str, ...]
-    """One line for each image that could not be scored; these are left out."""
+    """One line for each image that could not be scored; left out as well."""
+    predictions: tuple[Prediction, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything but the single predictions; NaN as None, which JSON has no word for."""
+        kept = {name: getattr(self, name) for name in ("model", "dataset", "resampled", "failed")}
+        groups = {name: figures and asdict(figures) for name, figures in self.groups.items()}
+        missing = [str(path) for path in self.missing]
+        row = {**kept, **asdict(self.figures), "groups": groups, "missing": missing}
+        plain = _plain(row)
+        assert isinstance(plain, dict)
+        return plain
 
 
-def read_ratings(file: Path, images: Path) -> list[RatedImage]:
-    """Read ``image`` and ``score`` from CSV (with a header) or JSON lines.
-
-    Image names are relative to ``images``. Raises UsageError with file, line and reason.
-    """
-    if not file.is_file():
-        raise UsageError(f"no ratings in {file}: no such file")
-    ratings = []
-    for line, row in _rows(file):
-        try:
-            score = float(row["score"])
-            name = str(row["image"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(
-                f"{file}:{line}: expected an image name and a numeric score, got {row!r}"
-            ) from error
-        if not math.isfinite(score):
-            raise UsageError(f"{file}:{line}: the score of {name} is not a number")
-        ratings.append(RatedImage(images / name, score))
-    if len(ratings) < 3:
-        raise UsageError(f"{file} holds {len(ratings)} ratings; a correlation needs at least 3")
-    return ratings
-
-
-def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers, from 1, and what stands there."""
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        if file.suffix.lower() == ".csv":
-            table = csv.DictReader(stream)
-            for row in table:
-                yield table.line_num, row
-        elif file.suffix.lower() == ".jsonl":
-            for line, text in enumerate(stream, start=1):
-                if text.strip():
-                    try:
-                        row = json.loads(text)
-                    except ValueError as error:
-                        raise UsageError(f"{file}:{line}: not JSON: {error}") from error
-                    yield line, row
-        else:
-            raise UsageError(f"cannot read {file}: expected a name ending in .csv or .jsonl")
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def evaluate(
-    scorer: Scorer, ratings: list[RatedImage], *, batch_size: int = DEFAULT_BATCH_SIZE
+    scorer: Scorer,
+    samples: Sequence[Sample],
+    *,
+    dataset: str = "",
+    model: str = "",
+    per: str | None = None,
+    together: str | None = None,
+    batch_size: int = DEFAULT_BATCH_SIZE,
 ) -> Evaluation:
-    """Score every rated image and correlate. Raises ImageError if fewer than 3 can be scored."""
-    results = scorer.score([rating.image for rating in ratings], batch_size=batch_size)
-    failed = tuple(
-        f"{rating.image}: {result.error}"
-        for rating, result in zip(ratings, results, strict=True)
-        if not result.ok
-    )
-    predicted = np.array([result.score for result in results])
-    human = np.array([rating.score for rating in ratings])
-    fine = ~np.isnan(predicted)
-    if fine.sum() < 3:
-        reason = f" (first: {failed[0]})" if failed else ""
-        raise ImageError(f"only {fine.sum()} of {len(ratings)} images could be scored{reason}")
+    """Score every rated image and compare.
+
+    ``per``: a group to give figures for one by one. ``together``: a group whose images the
+    bootstrap draws together, since they are not independent (those of one prompt).
+    ``model``: what to call it, if not by the scorer's name.
+    Raises UsageError for groups that no image has, ImageError if too few can be scored.
+    """
+    rated = [sample for sample in samples if sample.score is not None]
+    for group in (per, together):
+        _check_group(group, rated)
+    there = [sample for sample in rated if sample.image.is_file()]
+    results = scorer.score([sample.image for sample in there], batch_size=batch_size)
+    fine = [(s, r) for s, r in zip(there, results, strict=True) if r.ok]
+    failed = tuple(f"{s.image}: {r.error}" for s, r in zip(there, results, strict=True) if not r.ok)
+    missing = tuple(sample.image for sample in rated if not sample.image.is_file())
+    if len(fine) < MINIMUM:
+        first = failed[0] if failed else f"{missing[0]}: no such file" if missing else "no ratings"
+        raise ImageError(
+            f"{len(fine)} of {len(rated)} rated images could be scored, "
+            f"at least {MINIMUM} are needed (first: {first})"
+        )
+    kept = [sample for sample, _ in fine]
+    predicted = np.array([result.score for _, result in fine], np.float64)
+    human = np.array([sample.score for sample in kept], np.float64)
+    units = [sample.groups[together] for sample in kept] if together else None
+    parts = {} if per is None else _parts(kept, per)
     return Evaluation(
-        srcc=srcc(predicted[fine], human[fine]),
-        plcc=plcc(predicted[fine], human[fine]),
-        n=int(fine.sum()),
+        model=model or scorer.name,
+        dataset=dataset,
+        figures=_figures(predicted, human, units),
+        resampled=together or "image",
+        groups={
+            name: _figures(predicted[rows], human[rows], units and [units[i] for i in rows])
+            if len(rows) >= MINIMUM
+            else None
+            for name, rows in parts.items()
+        },
+        missing=missing,
         failed=failed,
+        predictions=tuple(
+            Prediction(sample.image, h, p)
+            for sample, h, p in zip(kept, human.tolist(), predicted.tolist(), strict=True)
+        ),
+    )
+
+
+def _check_group(group: str | None, samples: Sequence[Sample]) -> None:
+    lacking = [sample for sample in samples if group is not None and group not in sample.groups]
+    if lacking:
+        known = sorted(set.intersection(*(set(sample.groups) for sample in samples)))
+        raise UsageError(
+            f"{len(lacking)} images have no group {group!r}; all have: {', '.join(known) or 'none'}"
+        )
+
+
+def _parts(samples: Sequence[Sample], per: str) -> dict[str, list[int]]:
+    parts: dict[str, list[int]] = {}
+    for row, sample in enumerate(samples):
+        parts.setdefault(sample.groups[per], []).append(row)
+    return dict(sorted(parts.items()))
+
+
+def _figures(
+    predicted: npt.NDArray[np.float64], human: npt.NDArray[np.float64], units: list[str] | None
+) -> Figures:
+    fitted = metrics.logistic_fit(predicted, human)
+    if fitted is not None and np.ptp(fitted) < 1e-9:
+        fitted = None
+    return Figures(
+        n=len(predicted),
+        srcc=metrics.srcc(predicted, human),
+        srcc_interval=metrics.bootstrap_interval(metrics.srcc, predicted, human, units),
+        plcc=metrics.plcc(predicted, human),
+        plcc_interval=metrics.bootstrap_interval(metrics.plcc, predicted, human, units),
+        kendall=metrics.kendall(predicted, human),
+        plcc_fitted=None if fitted is None else metrics.plcc(fitted, human),
+        rmse=None if fitted is None else metrics.rmse(fitted, human),
     )

@@ -16,7 +16,28 @@ from .base import Sample, Scale
 SPLITS = ("train", "validation", "test")
 
 REGISTRY: dict[str, str] = {
+    "ava": "ava:read",
+    "para": "para:read",
+    "tad66k": "tad66k:read",
+    "flickr-aes": "flickr_aes:read",
+    "apddv2": "apddv2:read",
+    "spaq": "spaq:read",
+    "koniq10k": "koniq10k:read",
+    "impressions": "impressions:read",
+    "artimuse10k": "artimuse10k:read",
+    "annotations": "annotations:read",
     "agiqa3k": "agiqa3k:read",
+    "aadb": "others:aadb",
+    "agiqa1k": "others:agiqa1k",
+    "agiqa1k-all": "others:agiqa1k_all",
+    "aigciqa20k": "others:aigciqa20k",
+    "baid": "others:baid",
+    "eva": "others:eva",
+    "icaa17k": "others:icaa17k",
+    "iqa-dataset": "others:iqa_dataset",
+    "live-challenge": "others:live_challenge",
+    "oasis": "others:oasis",
+    "tid-distributions": "others:tid_distributions",
     "table": "table:read_table",
 }
 """Module and function of each data set: ``read(root, images) -> list[Sample]``."""
@@ -65,10 +86,15 @@ def load_source(
     scale: Scale | None = None,
 ) -> list[Sample]:
     """What a command's ``--data`` names: ``NAME:FOLDER``, or a table (``.csv`` or ``.jsonl``)."""
-    name, colon, root = source.partition(":")
-    if colon and name in REGISTRY:
-        return load(name, root, split=split, images=images, scale=scale)
-    return load("table", source, split=split, images=images, scale=scale)
+    name = name_of(source)
+    root = source.removeprefix(f"{name}:")
+    return load(name, root, split=split, images=images, scale=scale)
+
+
+def name_of(source: str) -> str:
+    """The data set that a source names."""
+    name, colon, _ = source.partition(":")
+    return name if colon and name in REGISTRY else "table"
 
 
 def missing(samples: Sequence[Sample]) -> list[Path]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...artimuse_core.errors import UsageError
-from .base import Row, Sample, Scale, csv_rows, number, refuse, relative, unique
+from .base import Row, Sample, Scale, csv_rows, number, parse, relative
 
 SCALE = Scale(0, 5)
 PARTS = {"test": 0.20, "validation": 0.20, "train": 0.60}
@@ -60,21 +60,18 @@ def read(directory: Path, images: Path | None = None) -> list[Rating]:
         raise UsageError(f"no {labels}; expected AGIQA-3K's labels.csv beside its images/ folder")
     folder = images or directory / "images"
     rows = csv_rows(labels, ["name", "prompt", "mos_quality", "std_quality"])
-    return unique(labels, ((line, _rating(labels, line, folder, row)) for line, row in rows))
+    return parse(labels, rows, lambda row: _rating(folder, row))
 
 
-def _rating(labels: Path, line: int, folder: Path, row: Row) -> Rating:
-    try:
-        generator, variant, _ = row["name"].split("_")
-        return Rating(
-            image=folder / relative(row["name"]),
-            score=SCALE.normalise(number(row, "mos_quality")),
-            std=SCALE.spread(number(row, "std_quality")),
-            groups={"prompt": row["prompt"], "generator": generator, "variant": variant},
-            split=part_of(row["prompt"]),
-        )
-    except ValueError as error:
-        refuse(labels, line, error)
+def _rating(folder: Path, row: Row) -> Rating:
+    generator, variant, _ = row["name"].split("_")
+    return Rating(
+        image=folder / relative(row["name"]),
+        score=SCALE.normalise(number(row, "mos_quality")),
+        std=SCALE.spread(number(row, "std_quality")),
+        groups={"prompt": row["prompt"], "generator": generator, "variant": variant},
+        split=part_of(row["prompt"]),
+    )
 
 
 def part_of(prompt: str, seed: int = 0) -> str:

@@ -7,15 +7,18 @@ does not fit; everything behind it knows :class:`Sample` alone.
 from __future__ import annotations
 
 import csv
+import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from ...artimuse_core.errors import UsageError
 
 Row = dict[str, str]
+R = TypeVar("R")
+S = TypeVar("S", bound="Sample")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,27 @@ def refuse(file: Path, line: int, reason: object) -> NoReturn:
     raise UsageError(f"{file}:{line}: {reason}")
 
 
+def parse(file: Path, rows: Iterable[tuple[int, R]], sample: Callable[[R], S]) -> list[S]:
+    """A sample of each row, or UsageError with file, line and what ``sample`` raised ValueError of.
+
+    A second row of one image is refused as well.
+    """
+    seen: dict[Path, int] = {}
+    samples = []
+    for line, row in rows:
+        try:
+            parsed = sample(row)
+        except ValueError as error:
+            refuse(file, line, error)
+        if parsed.image in seen:
+            refuse(file, line, f"{parsed.image.name} stands in line {seen[parsed.image]} already")
+        seen[parsed.image] = line
+        samples.append(parsed)
+    if not samples:
+        raise UsageError(f"{file} holds no rated images")
+    return samples
+
+
 def number(row: Mapping[str, Any], column: str) -> float:
     """A finite number; raises ValueError naming the column."""
     try:
@@ -99,6 +123,16 @@ def relative(name: str) -> Path:
     return path
 
 
+def opinion(counts: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation of votes: how many (or what share) were given to each value."""
+    total = sum(counts)
+    if min(counts) < 0 or not 0 < total < math.inf:
+        raise ValueError(f"expected counts of votes, got {', '.join(f'{c:g}' for c in counts)}")
+    mean = sum(c * v for c, v in zip(counts, values, strict=True)) / total
+    variance = sum(c * (v - mean) ** 2 for c, v in zip(counts, values, strict=True)) / total
+    return mean, math.sqrt(variance)
+
+
 def existing(directory: Path, *names: str, what: str) -> Path:
     """The first of ``names`` that lies in ``directory``; raises UsageError listing them."""
     for name in names:
@@ -113,6 +147,7 @@ def csv_rows(
     *,
     delimiter: str = ",",
     header: list[str] | None = None,
+    encoding: str = "utf-8-sig",
 ) -> Iterator[tuple[int, Row]]:
     """Line numbers, from 1, and rows of a table whose columns are checked first.
 
@@ -121,7 +156,7 @@ def csv_rows(
     are missing and for rows of another length.
     """
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
+        with file.open(encoding=encoding, newline="") as stream:
             table = csv.reader(stream, delimiter=delimiter)
             names = [name.strip() for name in (header or next(table, []))]
             lacking = [column for column in required if column not in names]
@@ -137,19 +172,51 @@ def csv_rows(
                 row = {name: cell for name, cell in zip(names, values, strict=True) if name}
                 yield table.line_num, row
     except UnicodeDecodeError as error:
-        raise UsageError(f"cannot read {file}: expected UTF-8: {error}") from error
+        raise UsageError(f"cannot read {file}: expected {encoding}: {error}") from error
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
 
 
-def unique(file: Path, samples: Iterable[tuple[int, Sample]]) -> list[Sample]:
-    """The samples; raises UsageError at the second row of one image."""
-    seen: dict[Path, int] = {}
-    kept = []
-    for line, sample in samples:
-        if sample.image in seen:
-            name = sample.image.name
-            refuse(file, line, f"{name} stands in line {seen[sample.image]} already")
-        seen[sample.image] = line
-        kept.append(sample)
-    return kept
+def json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line numbers, from 1, and the objects of a JSONL file."""
+    with file.open(encoding="utf-8-sig") as stream:
+        for line, text in enumerate(stream, start=1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except ValueError as error:
+                refuse(file, line, f"not JSON: {error}")
+            if not isinstance(row, dict):
+                refuse(file, line, f"expected a JSON object, got {text.strip()[:40]}")
+            yield line, row
+
+
+def json_items(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The same of a file that is one JSON array of objects."""
+    text = file.read_text(encoding="utf-8-sig")
+    decoder = json.JSONDecoder()
+    place, line, counted = _after_space(text, 0), 1, 0
+    if text[place : place + 1] != "[":
+        refuse(file, 1, "expected a JSON array of objects")
+    place = _after_space(text, place + 1)
+    while text[place : place + 1] != "]":
+        line, counted = line + text.count("\n", counted, place), place
+        try:
+            item, place = decoder.raw_decode(text, place)
+        except ValueError as error:
+            refuse(file, line, f"not JSON: {error}")
+        if not isinstance(item, dict):
+            refuse(file, line, f"expected a JSON object, got {item!r:.40}")
+        yield line, item
+        place = _after_space(text, place)
+        if text[place : place + 1] == ",":
+            place = _after_space(text, place + 1)
+        elif text[place : place + 1] != "]":
+            refuse(file, line, "expected a comma or the array's end after this object")
+
+
+def _after_space(text: str, place: int) -> int:
+    while place < len(text) and text[place].isspace():
+        place += 1
+    return place

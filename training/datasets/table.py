@@ -8,7 +8,6 @@ fields of a :class:`~.base.Sample`, as its ``as_dict`` writes them.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from ...artimuse_core.attributes import ATTRIBUTES
 from ...artimuse_core.errors import UsageError
-from .base import PERCENT, Sample, Scale, csv_rows, number, refuse, relative, unique
+from .base import PERCENT, Sample, Scale, csv_rows, json_lines, number, parse, relative
 
 _NAMES = {key: a.name for a in ATTRIBUTES for key in (a.key, a.name.lower())}
 _NESTED = ("texts", "attribute_scores", "comments", "groups")
@@ -31,10 +30,7 @@ def read_table(file: Path, images: Path | None = None, scale: Scale = PERCENT) -
     and reason.
     """
     folder = file.parent if images is None else images
-    samples = unique(file, ((line, _sample(file, line, row, folder, scale))
-                            for line, row in _rows(file)))  # fmt: skip
-    if not samples:
-        raise UsageError(f"{file} holds no rated images")
+    samples = parse(file, _rows(file), lambda row: _sample(row, folder, scale))
     scores = [sample.score for sample in samples if sample.score is not None]
     if scale == PERCENT and scores and max(scores) <= 10:
         log.warning("%s: no score above %g of 100; is the scale another?", file, max(scores))
@@ -52,29 +48,7 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UsageError(f"cannot read {file}: expected a name ending in .csv or .jsonl")
 
 
-def json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers, from 1, and the objects of a JSONL file."""
-    with file.open(encoding="utf-8-sig") as stream:
-        for line, text in enumerate(stream, start=1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except ValueError as error:
-                refuse(file, line, f"not JSON: {error}")
-            if not isinstance(row, dict):
-                refuse(file, line, f"expected a JSON object, got {text.strip()[:40]}")
-            yield line, row
-
-
-def _sample(file: Path, line: int, row: Mapping[str, Any], folder: Path, scale: Scale) -> Sample:
-    try:
-        return _parse(row, folder, scale)
-    except ValueError as error:
-        refuse(file, line, error)
-
-
-def _parse(row: Mapping[str, Any], folder: Path, scale: Scale) -> Sample:
+def _sample(row: Mapping[str, Any], folder: Path, scale: Scale) -> Sample:
     if not isinstance(row.get("image"), str):
         raise ValueError(f"expected an image's name, got {row.get('image')!r}")
     fields: dict[str, dict[str, Any]] = {}
