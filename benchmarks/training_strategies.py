@@ -2,11 +2,10 @@
 
     python benchmarks/training_strategies.py --data data/agiqa3k --output build/strategies
 
-A small random model of InternVL's architecture (made here, 112 pixels) runs through the text stage
-on pictures drawn and described by code, once, then through the score stage on AGIQA-3K, cut by
-prompt; the same base, seeds, data and steps for every row. Results are appended to
-OUTPUT/results.json as they come, so that a killed run goes on where it was; the Markdown table goes
-to stdout. Takes a minute or two a row on one idle CPU core.
+A small random model of InternVL's architecture (made here, 112 pixels) runs through the score
+stage on AGIQA-3K, cut by prompt; the same base, seed, data and steps for every row. Results are
+added to OUTPUT/results.json as they come, so that a killed run goes on where it was; the Markdown
+table goes to stdout. Takes a minute or two a row on one idle CPU core.
 """
 
 from __future__ import annotations
@@ -24,13 +23,15 @@ import torch
 
 from artimuse import Scorer
 from artimuse.artimuse_core import checkpoint
+from artimuse.artimuse_core.images import load_image
 from artimuse.artimuse_core.pictures import render_pictures
-from artimuse.artimuse_core.preprocess import preprocess_batch
+from artimuse.artimuse_core.preprocess import preprocess_batch, resize
 from artimuse.artimuse_core.prompts import IMG_CONTEXT
 from artimuse.artimuse_core.score_tokens import FIVE_LEVELS, ORDERED_100
+from artimuse.training import datasets
 from artimuse.training.arguments import stage_config
 from artimuse.training.datasets import agiqa3k
-from artimuse.training.datasets.described import describe, scene, write
+from artimuse.training.datasets.described import describe, scene
 from artimuse.training.metrics import bootstrap_interval, plcc, srcc
 from artimuse.training.nano import NanoShape
 from artimuse.training.patch_filters import even_out, patch_filters
@@ -44,15 +45,9 @@ SHAPE = NanoShape(
     vision_mlp=288, llm_width=96, llm_layers=2, llm_heads=4, llm_mlp=192,
 )  # fmt: skip
 ALIKE: dict[str, Any] = {
-    "epochs": 4, "batch_size": 16, "device_batch_size": 16, "learning_rate": 3e-4, "lora_rank": 32,
+    "epochs": 6, "batch_size": 16, "device_batch_size": 16, "learning_rate": 3e-4, "lora_rank": 32,
     "lora_dropout": 0.0, "log_every": 20, "workers": 0,
     "score_question": SHAPE.score_question, "tracker": "none", "save_every": 200,
-}  # fmt: skip
-DESCRIBED = 3000
-"""Pictures of the text stage."""
-TEXT = {
-    "llm": "full", "epochs": 1, "batch_size": 32, "device_batch_size": 32, "learning_rate": 1e-3,
-    "workers": 0, "tracker": "none", "save_every": 100, "log_every": 20,
 }  # fmt: skip
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "ordered-100": ("(j)", {}),
@@ -101,32 +96,30 @@ def _filters(shape: NanoShape, seed: int) -> torch.Tensor:
     return even_out(filters, patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))
 
 
-def pretrained_base(output: Path) -> Path:
-    """A random model after the text stage, in full, on pictures that code drew and described.
-
-    The paper's base has seen billions of pictures; a random one does not know what an edge is.
-    """
-    if not (output / "random" / "config.json").is_file():
-        random_base(output / "random")
-    described = output / "described" / "described.jsonl"
-    if not described.is_file():
-        write(described.parent, range(DESCRIBED))
-    texts = Data([str(described)])
-    config = stage_config("text", None, TEXT)
-    run_stage(output / "random", texts, output / "base", config, device="cpu", resume=True)
-    return output / "base"
+def small_copy(data: Path, folder: Path) -> Path:
+    """AGIQA-3K squashed to the model's input, losslessly, so that no row decodes it again."""
+    file = folder / "ratings.jsonl"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = []
+        for rating in agiqa3k.load(data):
+            name = f"{rating.image.stem}.png"
+            resize(load_image(rating.image), SHAPE.input_size).save(folder / name)
+            rows.append(rating.as_dict() | {"image": name})
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
 
 
-def measure(base: Path, data: Path, output: Path, changed: dict[str, Any]) -> dict[str, Any]:
+def measure(base: Path, ratings: Path, output: Path, changed: dict[str, Any]) -> dict[str, Any]:
     """Train one row and score the held-out prompts with what it saved."""
     config = stage_config("score", None, ALIKE | changed)
     started = time.perf_counter()
-    run_stage(base, Data([f"agiqa3k:{data}"]), output, config, device="cpu", resume=True)
+    run_stage(base, Data([str(ratings)]), output, config, device="cpu", resume=True)
     trained = time.perf_counter() - started
-    test = agiqa3k.split(agiqa3k.load(data))["test"]
+    test = datasets.load_source(str(ratings), split="test")
     results = Scorer.load(output, "cpu").score([rating.image for rating in test])
     predicted = np.array([result.score for result in results])
-    human, prompts = [r.score for r in test], [r.prompt for r in test]
+    human, prompts = [r.score for r in test], [r.groups["prompt"] for r in test]
     return {
         "n": len(test),
         "srcc": srcc(predicted, human),
@@ -171,7 +164,10 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options.output.mkdir(parents=True, exist_ok=True)
-    base = pretrained_base(options.output)
+    base = options.output / "random"
+    if not (base / "config.json").is_file():
+        random_base(base)
+    ratings = small_copy(options.data, options.output / "ratings")
     file = options.output / "results.json"
     results = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     for seed in range(options.seeds):
@@ -181,7 +177,7 @@ def main() -> None:
                 continue
             logging.info("--- %s", key)
             run = options.output / key.replace(" ", "_").replace(",", "")
-            results[key] = measure(base, options.data, run, changed | {"seed": seed})
+            results[key] = measure(base, ratings, run, changed | {"seed": seed})
             partial = file.with_suffix(".partial")
             partial.write_text(json.dumps(results, indent=1), encoding="utf-8")
             partial.replace(file)

@@ -2,9 +2,10 @@
 
     python benchmarks/training_text.py --data data/agiqa3k --output build/strategies
 
-Same base and recipe as benchmarks/training_strategies.py, whose OUTPUT it shares: the text stage's
-model goes through the score stage while the loss of the texts it learnt before is watched on 300
-described pictures it has not seen. ``frozen`` shows what the vision tower alone does to the texts.
+The model and the recipe of benchmarks/training_strategies.py, whose OUTPUT it shares. Text stage: the
+random model learns critiques of pictures that code drew and described. Score stage, three times:
+AGIQA-3K, while the loss of critiques of 100 unseen pictures is watched. With the language model
+frozen, it shows what the vision tower alone does to the texts.
 """
 
 from __future__ import annotations
@@ -20,13 +21,32 @@ from artimuse.training.datasets.described import write
 from artimuse.training.stages import Data, run_stage
 
 import machine
-from training_strategies import ALIKE, DESCRIBED, pretrained_base
+from training_strategies import ALIKE, random_base, small_copy
 
+DESCRIBED = 3000
+"""Pictures of the text stage."""
+TEXT = {
+    "llm": "full", "epochs": 1, "batch_size": 32, "device_batch_size": 32, "learning_rate": 1e-3,
+    "workers": 0, "tracker": "none", "save_every": 100, "log_every": 20,
+}  # fmt: skip
 ROWS = {
     "LoRA (the paper's)": {"llm": "lora"},
     "full fine-tune, (d)": {"llm": "full"},
     "language model frozen": {"llm": "frozen"},
 }
+
+
+def pretrained_base(output: Path) -> Path:
+    """A random model after the text stage, in full, on pictures that code drew and described."""
+    if not (output / "random" / "config.json").is_file():
+        random_base(output / "random")
+    described = output / "described" / "described.jsonl"
+    if not described.is_file():
+        write(described.parent, range(DESCRIBED))
+    texts = Data([str(described)])
+    config = stage_config("text", None, TEXT)
+    run_stage(output / "random", texts, output / "base", config, device="cpu", resume=True)
+    return output / "base"
 
 
 def main() -> None:
@@ -36,6 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     base = pretrained_base(options.output)
+    ratings = small_copy(options.data, options.output / "ratings")
     unseen = options.output / "unseen" / "described.jsonl"
     if not unseen.is_file():
         write(unseen.parent, range(DESCRIBED, DESCRIBED + 110), validation_share=100 / 110)
@@ -44,7 +65,7 @@ def main() -> None:
     for name, changed in ROWS.items():
         if name not in results:
             run = options.output / f"texts_{changed['llm']}"
-            data = Data([f"agiqa3k:{options.data}"], texts=[str(unseen)])
+            data = Data([str(ratings)], texts=[str(unseen)])
             run_stage(base, data, run, stage_config("score", None, ALIKE | changed), device="cpu",
                       resume=True)  # fmt: skip
             history = json.loads((run / "history.json").read_text("utf-8"))
