@@ -2,10 +2,10 @@
 
     python benchmarks/training_text.py --data data/agiqa3k --output build/strategies
 
-The model and the recipe of benchmarks/training_strategies.py, whose OUTPUT it shares. Text stage: the
-random model learns critiques of pictures that code drew and described. Score stage, three times:
-AGIQA-3K, while the loss of critiques of 100 unseen pictures is watched. With the language model
-frozen, it shows what the vision tower alone does to the texts.
+Model and recipe are those of benchmarks/training_strategies.py, whose OUTPUT it shares. Text stage:
+the random model learns critiques of pictures that code drew and described. Score stage, three
+times: AGIQA-3K, while the loss of critiques of 100 unseen pictures is watched. With the language
+model frozen, it shows what the vision tower alone does to the texts.
 """
 
 from __future__ import annotations
