@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from .common import FAILED, Command, Model, existing_or_not, model_options, need
 
 if TYPE_CHECKING:
     from ..training.datasets.base import Sample
+    from ..training.evaluate import Prediction
 
 NAMED = 20
 """Missing images that are named on stderr; the JSON names all."""
@@ -49,6 +51,7 @@ NAMED = 20
     type=existing_or_not,
     help="A folder for JSON, Markdown, CSV and plot.",
 )
+@click.option("--resume", is_flag=True, help="Go on with what is in --output's folder.")
 @model_options
 @click.option(
     "--json", "as_json", is_flag=True, help="One JSON object for each model and data set."
@@ -62,6 +65,7 @@ def evaluate(
     per: str | None,
     together: str | None,
     output: Path | None,
+    resume: bool,
     use: Model,
     as_json: bool,
 ) -> None:
@@ -74,6 +78,7 @@ def evaluate(
         from ..training import evaluate as evaluation
         from ..training import evaluation_report
     from ..training import datasets, paper_tables
+    from ..training.predictions import Predictions
 
     if len(sources) > 1 and (images is not None or scale is not None):
         raise UsageError("--images and --scale go with one --data; name each in a run of its own")
@@ -87,36 +92,67 @@ def evaluate(
         loaded[data] = _part(data, found, split)
     if len(loaded) < len(sources):
         raise UsageError(f"two --data have one name: {', '.join(sources)}")
-    done, failed, called = [], False, set[str]()
-    for name in dict.fromkeys([use.model, *against]):
-        scorer = dataclasses.replace(use, model=name).load()
-        # A published model lies in a folder named by a hash, and two folders may have one name.
-        label = name if name in paper_tables.ROWS or scorer.name in called else scorer.name
-        called.add(label)
-        for dataset, samples in loaded.items():
-            answer = evaluation.evaluate(
-                scorer,
-                samples,
-                dataset=dataset,
-                model=label,
-                per=per,
-                together=together,
-                batch_size=use.batch_size,
-            )
-            done.append(answer)
-            failed |= bool(answer.missing or answer.failed)
-            _name_lost(answer.missing, answer.failed)
-            if as_json:
-                click.echo(
-                    json.dumps(_line(answer.as_dict(), many=len(sources) + len(against) > 1))
-                )
+    if resume and output is None:
+        raise UsageError("--resume needs the --output folder of the earlier run")
+    done, called = [], set[str]()
+    with ExitStack() as stack:
+        store = stack.enter_context(Predictions(output, resume=resume)) if output else None
+        for name in dict.fromkeys([use.model, *against]):
+            scorer = dataclasses.replace(use, model=name).load()
+            # A published model lies in a folder named by a hash, and two folders may have one name.
+            label = name if name in paper_tables.ROWS or scorer.name in called else scorer.name
+            called.add(label)
+            for data, samples in loaded.items():
+                with _progress(f"{label} on {data}", len(samples)) as advance:
+
+                    def keep(one: Prediction, label: str = label, data: str = data) -> None:
+                        advance()
+                        if store is not None:
+                            store.add(label, data, one.image, one.human, one.predicted)
+
+                    answer = evaluation.evaluate(
+                        scorer,
+                        samples,
+                        dataset=data,
+                        model=label,
+                        per=per,
+                        together=together,
+                        batch_size=use.batch_size,
+                        known=store.known(label, data) if store else None,
+                        on_score=keep,
+                    )
+                done.append(answer)
+                _name_lost(answer.missing, answer.failed)
+                if as_json:
+                    many = len(sources) + len(against) > 1
+                    click.echo(json.dumps(_line(answer.as_dict(), many=many)))
     if not as_json:
         click.echo(evaluation_report.markdown(done), nl=False)
     if output is not None:
-        for path in evaluation_report.write(done, output):
+        for path in [output / "predictions.csv", *evaluation_report.write(done, output)]:
             click.echo(f"written {path}", err=True)
-    if failed:
+    if any(answer.missing or answer.failed for answer in done):
         sys.exit(FAILED)
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A live bar on stderr, nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
 
 
 def _part(label: str, samples: list[Sample], split: str) -> list[Sample]:

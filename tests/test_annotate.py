@@ -41,7 +41,7 @@ def rated(tmp_path) -> list[Sample]:
 
 
 def patient(url: str, **options) -> mllm.Endpoint:
-    return mllm.Endpoint("fake", url, **{"timeout_s": 0.4, "longest_wait_s": 0.05, **options})
+    return mllm.Endpoint("fake", url, **{"timeout_s": 30, "longest_wait_s": 0.05, **options})
 
 
 def score_of(question: str) -> int:
@@ -67,7 +67,9 @@ def test_every_question_ends_done_or_failed_with_its_reason(rated, tmp_path) -> 
     answers = annotate.answers(tmp_path / "out.jsonl")
     questions = annotate.questions("table", rated, 1)
     with endpoint(trouble) as there:
-        tally = asking.ask_all(questions, answers, patient(there.url, attempts=4), concurrency=4)
+        tally = asking.ask_all(
+            questions, answers, patient(there.url, attempts=4, timeout_s=2), concurrency=4
+        )
         assert there.most_busy <= 4
     assert (tally.done, tally.failed, tally.kept) == (10, 2, 0)
     records = list(answers.read().values())

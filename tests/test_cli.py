@@ -163,7 +163,20 @@ def test_ratings_that_do_not_fit_are_refused(tmp_path, name: str, text: str, rea
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["score"], ["critique"], ["curate"], ["evaluate"], ["export"], ["export", "onnx"]],
+    [
+        [],
+        ["score"],
+        ["critique"],
+        ["curate"],
+        ["evaluate"],
+        ["annotate"],
+        ["judge"],
+        ["judge", "mllm"],
+        ["judge", "questionnaire"],
+        ["judge", "tally"],
+        ["export"],
+        ["export", "onnx"],
+    ],
 )
 def test_every_command_has_help(command: list[str]) -> None:
     result = run(*command, "--help")

@@ -388,6 +388,26 @@ def test_real_label_files(shared_data, name, file, count, score, image) -> None:
     assert all(0 <= sample.score <= 100 for sample in samples)
 
 
+@pytest.mark.parametrize("name", sorted(set(datasets.REGISTRY)))
+def test_no_file_whatever_is_in_it_gets_past_an_adapter_but_as_one_line(tmp_path, name) -> None:
+    contents = [
+        b"", b"\n\n", b"\xff\xfe\x00a", b"\x00\x00", b"a,b,c\n1,2\n", b"[", b"[{}]", b"[1]", b"{}",
+        b'[{"image": 1, "gt_score": 5}]', b'{"image": "a", "attribute": "b", "status": "done"}\n',
+        b'"unclosed,\n', b"1 2 3\n", b"nan,nan,nan,nan,nan,nan,nan\n",
+    ]  # fmt: skip
+    for suffix in (".csv", ".json", ".jsonl", ".txt"):
+        for number, content in enumerate(contents):
+            file = tmp_path / f"test_{number}{suffix}"
+            file.write_bytes(content)
+            if name == "table" and b"status" in content and suffix == ".jsonl":
+                continue  # an image and two groups, as good as any
+            with pytest.raises(UsageError) as refusal:
+                datasets.load(name, file)
+            assert str(refusal.value).count("\n") == 0
+    with pytest.raises(UsageError):
+        datasets.load(name, tmp_path / "nowhere")
+
+
 def test_no_adapter_takes_another_data_sets_real_labels(shared_data) -> None:
     """A wrong name is refused with the file's name, unless the two formats are the same."""
     alike = {("tad66k", "baid_test.csv"), ("tad66k", "tad66k_merge_test.csv")}

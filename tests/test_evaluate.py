@@ -12,6 +12,7 @@ from PIL import Image
 
 from artimuse.artimuse_core.errors import ImageError, UsageError
 from artimuse.artimuse_core.models import locate
+from artimuse.artimuse_core.scorer import Scorer
 from artimuse.cli import main
 from artimuse.training import evaluate, evaluation_report, metrics, paper_tables
 from artimuse.training.datasets.base import Sample
@@ -124,10 +125,6 @@ def test_the_report_has_every_prediction_and_a_picture(rated, tmp_path) -> None:
     assert f"{row['srcc']:.3f}" in text
     assert "by group" in text
     assert "mine: images missing: 1" in text
-    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 39
-    assert float(rows[0]["human"]) == rated[1].score
     with Image.open(tmp_path / "out" / "scatter.png") as image:
         pixels = np.asarray(image.convert("RGB"))
     assert ((pixels[..., 0] > 180) & (pixels[..., 2] < 60)).sum() > 100, "the fitted curve"
@@ -206,6 +203,40 @@ def test_the_test_split_is_taken_where_there_is_one_and_said_so(folder, tmp_path
     result = run("--data", folder / "r.csv", "--split", "validation")
     assert result.exit_code == 2
     assert "no images in split 'validation'" in result.stderr
+
+
+def test_an_evaluation_that_was_killed_is_taken_up_again(folder, tmp_path, monkeypatch) -> None:
+    table(folder, folder / "r.csv")
+    output = tmp_path / "out"
+    options = ["--data", folder / "r.csv", "--split", "all", "--output", output]
+    whole = run(*options)
+    with (output / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["model"], row["data"], float(row["human"])) for row in rows] == [
+        ("nano", "r", 10 + i) for i in range(5)
+    ]
+    # Killed while the fourth was written.
+    lines = (output / "predictions.csv").read_bytes().splitlines(keepends=True)
+    (output / "predictions.csv").write_bytes(b"".join([*lines[:4], lines[4][:-9]]))
+    scored: list[str] = []
+    stream = Scorer.stream
+
+    def watched(self, sources, *arguments, **named):
+        scored.extend(sample.image.name for sample in sources)
+        return stream(self, sources, *arguments, **named)
+
+    monkeypatch.setattr(Scorer, "stream", watched)
+    again = run(*options, "--resume")
+    assert again.stdout == whole.stdout
+    assert scored == ["image_3.png", "image_4.png"]
+    resumed = (output / "predictions.csv").read_bytes().splitlines(keepends=True)
+    assert resumed[:4] == lines[:4]
+    assert len(resumed) == len(lines)
+    (output / "predictions.csv").write_text("model,score\nnano,3\n")
+    result = run(*options, "--resume")
+    assert result.exit_code == 2
+    assert "predictions.csv:1: expected columns" in result.stderr
+    assert "--resume needs" in run("--data", folder / "r.csv", "--resume").stderr
 
 
 def test_images_go_with_one_data_set(folder) -> None:

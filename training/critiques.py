@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +48,10 @@ def read_experts(source: str, images: Path | None = None) -> list[Sample]:
 def _kind(file: Path) -> str:
     if file.suffix != ".jsonl" or not file.is_file():
         return "table"
-    with file.open(encoding="utf-8-sig") as stream:
-        try:
-            first = json.loads(stream.readline())
-        except ValueError as error:
-            refuse(file, 1, f"not JSON: {error}")
-    if isinstance(first, dict) and "critique" in first:
+    _, first = next(json_lines(file), (0, {}))
+    if "critique" in first:
         return "critique"
-    return "annotations" if isinstance(first, dict) and "status" in first else "table"
+    return "annotations" if "status" in first else "table"
 
 
 def _printed(file: Path) -> dict[Place, str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from ..artimuse_core.errors import ImageError, UsageError
+from ..artimuse_core.images import load_image
 from ..artimuse_core.scorer import DEFAULT_BATCH_SIZE, Scorer
 from . import metrics
 from .datasets.base import Sample
@@ -93,8 +95,13 @@ def evaluate(
     per: str | None = None,
     together: str | None = None,
     batch_size: int = DEFAULT_BATCH_SIZE,
+    known: Mapping[str, float] | None = None,
+    on_score: Callable[[Prediction], None] = lambda prediction: None,
 ) -> Evaluation:
     """Score every rated image and compare.
+
+    ``known``: scores from before by the image's path, not to be made again. ``on_score`` is
+    called with each new one as soon as it is there.
 
     ``per``: a group to give figures for one by one. ``together``: a group whose images the
     bootstrap draws together, since they are not independent (those of one prompt).
@@ -105,18 +112,16 @@ def evaluate(
     for group in (per, together):
         _check_group(group, rated)
     there = [sample for sample in rated if sample.image.is_file()]
-    results = scorer.score([sample.image for sample in there], batch_size=batch_size)
-    fine = [(s, r) for s, r in zip(there, results, strict=True) if r.ok]
-    failed = tuple(f"{s.image}: {r.error}" for s, r in zip(there, results, strict=True) if not r.ok)
     missing = tuple(sample.image for sample in rated if not sample.image.is_file())
-    if len(fine) < MINIMUM:
+    predictions, failed = _predict(scorer, there, known or {}, on_score, batch_size)
+    if len(predictions) < MINIMUM:
         first = failed[0] if failed else f"{missing[0]}: no such file" if missing else "no ratings"
         raise ImageError(
-            f"{len(fine)} of {len(rated)} rated images could be scored, "
+            f"{len(predictions)} of {len(rated)} rated images could be scored, "
             f"at least {MINIMUM} are needed (first: {first})"
         )
-    kept = [sample for sample, _ in fine]
-    predicted = np.array([result.score for _, result in fine], np.float64)
+    kept = [sample for sample in there if sample.image in predictions]
+    predicted = np.array([predictions[sample.image].predicted for sample in kept], np.float64)
     human = np.array([sample.score for sample in kept], np.float64)
     units = [sample.groups[together] for sample in kept] if together else None
     parts = {} if per is None else _parts(kept, per)
@@ -133,11 +138,40 @@ def evaluate(
         },
         missing=missing,
         failed=failed,
-        predictions=tuple(
-            Prediction(sample.image, h, p)
-            for sample, h, p in zip(kept, human.tolist(), predicted.tolist(), strict=True)
-        ),
+        predictions=tuple(predictions[sample.image] for sample in kept),
     )
+
+
+def _predict(
+    scorer: Scorer,
+    samples: Sequence[Sample],
+    known: Mapping[str, float],
+    on_score: Callable[[Prediction], None],
+    batch_size: int,
+) -> tuple[dict[Path, Prediction], tuple[str, ...]]:
+    """Predictions by image, and a line for each image that could not be scored."""
+    predictions, failed = {}, []
+
+    def prepare(sample: Sample) -> tuple[Image.Image, None]:
+        return load_image(sample.image, max_pixels=scorer.max_pixels), None
+
+    for sample in samples:
+        if str(sample.image) in known:
+            predictions[sample.image] = _prediction(sample, known[str(sample.image)])
+    new = [sample for sample in samples if sample.image not in predictions]
+    for scored in scorer.stream(new, prepare, batch_size=batch_size):
+        sample, result = scored.source, scored.result
+        if result.ok:
+            predictions[sample.image] = _prediction(sample, result.score)
+            on_score(predictions[sample.image])
+        else:
+            failed.append(f"{sample.image}: {result.error}")
+    return predictions, tuple(failed)
+
+
+def _prediction(sample: Sample, predicted: float) -> Prediction:
+    assert sample.score is not None
+    return Prediction(sample.image, sample.score, float(predicted))
 
 
 def _check_group(group: str | None, samples: Sequence[Sample]) -> None:

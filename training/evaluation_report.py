@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,21 +66,14 @@ def matrix(evaluations: Sequence[Evaluation]) -> str:
 
 
 def write(evaluations: Sequence[Evaluation], directory: Path) -> list[Path]:
-    """``evaluation.json``, ``evaluation.md``, ``predictions.csv`` and ``scatter.png``."""
+    """``evaluation.json``, ``evaluation.md`` and ``scatter.png``."""
     directory.mkdir(parents=True, exist_ok=True)
-    paths = [directory / name for name in
-             ("evaluation.json", "evaluation.md", "predictions.csv", "scatter.png")]  # fmt: skip
+    paths = [directory / name for name in ("evaluation.json", "evaluation.md", "scatter.png")]
     rows = [e.as_dict() for e in evaluations]
     text = json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     paths[0].write_text(text, encoding="utf-8")
     paths[1].write_text(markdown(evaluations), encoding="utf-8")
-    with paths[2].open("w", encoding="utf-8", newline="") as stream:
-        table = csv.writer(stream)
-        table.writerow(["model", "data", "image", "human", "predicted"])
-        for e in evaluations:
-            for p in e.predictions:
-                table.writerow([e.model, e.dataset, p.image, p.human, p.predicted])
-    scatter(evaluations).savefig(paths[3], dpi=130)
+    scatter(evaluations).savefig(paths[2], dpi=130)
     return paths
 
 

@@ -29,7 +29,9 @@ def read(root: Path, images: Path | None = None) -> list[Sample]:
                 path = images / relative(record["image"])
             sample = samples.setdefault(path, _sample(path, record))
             texts = {**sample.texts, attribute(record["attribute"]).name: str(record["text"])}
-        except (KeyError, ValueError) as error:
+        except KeyError as error:
+            raise UsageError(f"{root}: image {record['image']}: lacks {error}") from error
+        except ValueError as error:
             raise UsageError(f"{root}: image {record['image']}: {error}") from error
         samples[path] = Sample(path, sample.score, sample.std, texts, split=sample.split)
     if not samples:

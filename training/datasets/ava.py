@@ -7,12 +7,24 @@ counts or shares of the votes 1 … 10, and the authors' ``test.json``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import reference
-from .base import Row, Sample, Scale, csv_rows, existing, json_items, number, opinion, parse, refuse
+from .base import (
+    Row,
+    Sample,
+    Scale,
+    csv_rows,
+    existing,
+    json_items,
+    number,
+    opinion,
+    parse,
+    refuse,
+    text_lines,
+)  # fmt: skip
 
 SCALE = Scale(1, 10)
 VOTES = range(1, 11)
@@ -80,21 +92,14 @@ def _released(file: Path, images: Path) -> list[Sample]:
         split = reference.part(f"{cells[1]}.jpg", test)
         return _sample(cells[1], values[2:12], images, split, **groups)
 
-    return parse(file, _lines(file), sample)
-
-
-def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
-    with file.open(encoding="utf-8") as stream:
-        for line, text in enumerate(stream, start=1):
-            if text.strip():
-                yield line, text.split()
+    return parse(file, ((line, text.split()) for line, text in text_lines(file)), sample)
 
 
 def _names(file: Path) -> Callable[[str], str]:
     """Number → name from a list of AVA; the number itself where the list is not there."""
     names = {}
     if file.is_file():
-        for line, text in enumerate(file.read_text("utf-8").splitlines(), start=1):
+        for line, text in text_lines(file):
             key, _, name = text.strip().partition(" ")
             if not key.isdigit() or not name:
                 refuse(file, line, f"expected a number and a name, got {text!r}")

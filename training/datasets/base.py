@@ -7,6 +7,7 @@ does not fit; everything behind it knows :class:`Sample` alone.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -64,10 +65,10 @@ class Scale:
 
     def normalise(self, value: float) -> float:
         """To 0..100. Raises ValueError outside the range: a wrong scale must not be trained on."""
-        share = (value - self.low) / (self.high - self.low)
-        if not -1e-9 <= share <= 1 + 1e-9:  # also catches NaN
+        points = 100 * (value - self.low) / (self.high - self.low)
+        if not -1e-6 <= points <= 100 + 1e-6:  # also catches NaN
             raise ValueError(f"{value:g} lies outside the declared range {self}")
-        return 100 * min(max(share, 0.0), 1.0)
+        return min(max(points, 0.0), 100.0)
 
     def spread(self, std: float) -> float:
         """A standard deviation in score points."""
@@ -141,6 +142,23 @@ def existing(directory: Path, *names: str, what: str) -> Path:
     raise UsageError(f"no {what} in {directory}: expected {' or '.join(names)}")
 
 
+def read_text(file: Path, encoding: str = "utf-8-sig") -> str:
+    """A label file's text. Raises UsageError."""
+    try:
+        return file.read_text(encoding)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"cannot read {file}: expected {encoding}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
+
+
+def text_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Line numbers, from 1, and the lines that are not empty."""
+    for line, text in enumerate(read_text(file).split("\n"), start=1):
+        if text.strip():
+            yield line, text
+
+
 def csv_rows(
     file: Path,
     required: Iterable[str],
@@ -155,46 +173,40 @@ def csv_rows(
     and values, and empty columns at the end are taken away. Raises UsageError for columns that
     are missing and for rows of another length.
     """
+    table = csv.reader(io.StringIO(read_text(file, encoding), newline=""), delimiter=delimiter)
     try:
-        with file.open(encoding=encoding, newline="") as stream:
-            table = csv.reader(stream, delimiter=delimiter)
-            names = [name.strip() for name in (header or next(table, []))]
-            lacking = [column for column in required if column not in names]
-            if lacking:
-                refuse(file, 1, f"expected columns {', '.join(lacking)}; got {', '.join(names)}")
-            for cells in table:
-                if not any(cell.strip() for cell in cells):
-                    continue
-                if len(cells) != len(names):
-                    reason = f"expected {len(names)} cells, got {len(cells)}"
-                    refuse(file, table.line_num, reason)
-                values = (cell.strip() for cell in cells)
-                row = {name: cell for name, cell in zip(names, values, strict=True) if name}
-                yield table.line_num, row
-    except UnicodeDecodeError as error:
-        raise UsageError(f"cannot read {file}: expected {encoding}: {error}") from error
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from error
+        names = [name.strip() for name in (header or next(table, []))]
+        lacking = [column for column in required if column not in names]
+        if lacking:
+            refuse(file, 1, f"expected columns {', '.join(lacking)}; got {', '.join(names)}")
+        last = table.line_num
+        for cells in table:
+            line, last = last + 1, table.line_num  # a row may take several lines
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(names):
+                refuse(file, line, f"expected {len(names)} cells, got {len(cells)}")
+            values = (cell.strip() for cell in cells)
+            yield line, {name: cell for name, cell in zip(names, values, strict=True) if name}
+    except csv.Error as error:
+        refuse(file, table.line_num, error)
 
 
 def json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers, from 1, and the objects of a JSONL file."""
-    with file.open(encoding="utf-8-sig") as stream:
-        for line, text in enumerate(stream, start=1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except ValueError as error:
-                refuse(file, line, f"not JSON: {error}")
-            if not isinstance(row, dict):
-                refuse(file, line, f"expected a JSON object, got {text.strip()[:40]}")
-            yield line, row
+    for line, text in text_lines(file):
+        try:
+            row = json.loads(text)
+        except ValueError as error:
+            refuse(file, line, f"not JSON: {error}")
+        if not isinstance(row, dict):
+            refuse(file, line, f"expected a JSON object, got {text.strip()[:40]}")
+        yield line, row
 
 
 def json_items(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The same of a file that is one JSON array of objects."""
-    text = file.read_text(encoding="utf-8-sig")
+    text = read_text(file)
     decoder = json.JSONDecoder()
     place, line, counted = _after_space(text, 0), 1, 0
     if text[place : place + 1] != "[":

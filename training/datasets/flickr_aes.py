@@ -7,12 +7,11 @@ score. ``FLICKR-AES_image_labeled_by_each_worker.csv``, if it is there, gives th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import pstdev
 
 from . import reference
-from .base import Sample, Scale, csv_rows, existing, number, parse, refuse, relative
+from .base import Sample, Scale, csv_rows, existing, number, parse, refuse, relative, text_lines
 
 SCALE = Scale(0, 1)
 WORKER_SCALE = Scale(1, 5)
@@ -41,14 +40,7 @@ def read(root: Path, images: Path | None = None) -> list[Sample]:
             split=reference.part(name, test),
         )
 
-    return parse(file, _lines(file), sample)
-
-
-def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
-    with file.open(encoding="utf-8-sig") as stream:
-        for line, text in enumerate(stream, start=1):
-            if text.strip():
-                yield line, text.split()
+    return parse(file, ((line, text.split()) for line, text in text_lines(file)), sample)
 
 
 def _spreads(file: Path) -> dict[str, float]:

@@ -10,7 +10,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .base import PERCENT, Row, Sample, Scale, csv_rows, existing, number, opinion, parse, relative
+from .base import (
+    PERCENT,
+    Row,
+    Sample,
+    Scale,
+    csv_rows,
+    existing,
+    number,
+    opinion,
+    parse,
+    read_text,
+    relative,
+)  # fmt: skip
 
 VOTE_SCALE = Scale(1, 5)
 VOTES = [f"c{vote}" for vote in range(1, 6)]
@@ -47,9 +59,7 @@ def read(root: Path, images: Path | None = None) -> list[Sample]:
 
 
 def _header(file: Path) -> list[str] | None:
-    with file.open(encoding="utf-8-sig") as stream:
-        first = stream.readline()
-    return None if first.startswith("image_name") else HEADERLESS
+    return None if read_text(file).startswith("image_name") else HEADERLESS
 
 
 def _score(row: Row, votes_mean: float) -> tuple[float, float]:

@@ -7,6 +7,7 @@ category), or the same sheets saved as CSV. Images lie in ``TestImage/``.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 from ...artimuse_core.errors import MissingExtraError, UsageError
@@ -74,7 +75,8 @@ def _rows(file: Path, columns: list[str]) -> Iterator[tuple[int, Row]]:
     if lacking:
         refuse(file, 1, f"expected columns {', '.join(lacking)}; got {', '.join(names)}")
     for line, cells in enumerate(sheet, start=2):
-        row = {key: _text(cell) for key, cell in zip(names, cells, strict=True) if key}
+        # Rows of a sheet end where their last cell does.
+        row = {key: _text(cell) for key, cell in zip_longest(names, cells) if key}
         if any(row.values()):
             yield line, row
     book.close()
