@@ -167,7 +167,14 @@ def test_a_broken_image_is_named_and_left_out(base, ratings, tmp_path) -> None:
     rows.append({"image": "broken.png", "score": 50, "split": "train"})
     file = tmp_path / "ratings.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    outcome = run_stage(base, Data([str(file)]), tmp_path / "out", config(epochs=1), device="cpu")
+    for workers in (0, 2):  # by this process, by others
+        out = tmp_path / f"out{workers}"
+        run = config(epochs=1, workers=workers)
+        outcome = run_stage(base, Data([str(file)]), out, run, device="cpu")
+        _assert_named(outcome)
+
+
+def _assert_named(outcome) -> None:
     assert [Path(name).name for name in outcome.figures["failed"]] == ["broken.png"]
 
 
@@ -373,6 +380,16 @@ def test_a_resumed_run_must_be_the_same_run(interrupted, base, data) -> None:
         run_stage(base, data, interrupted, config(epochs=6), device="cpu")
     with pytest.raises(UsageError, match="begun with another config"):
         run_stage(base, data, interrupted, config(epochs=7), device="cpu", resume=True)
+
+
+def test_a_finished_run_is_told_from_another(base, data, tmp_path) -> None:
+    first = run_stage(base, data, tmp_path / "out", config(epochs=1), device="cpu")
+    again = run_stage(base, data, tmp_path / "out", config(epochs=1), device="cpu", resume=True)
+    assert again == first
+    with pytest.raises(UsageError, match="begun with another config"):
+        run_stage(base, data, tmp_path / "out", config(epochs=2), device="cpu", resume=True)
+    with pytest.raises(UsageError, match="holds a finished run"):
+        run_stage(base, data, tmp_path / "out", config(epochs=1), device="cpu")
 
 
 def test_what_is_there_is_never_overwritten(base, data, tmp_path) -> None:

@@ -83,19 +83,19 @@ class StageConfig:
     """Processes that decode images; 0: the training process itself."""
 
     def __post_init__(self) -> None:
-        def must(fine: bool, field: str, wanted: str) -> None:
+        def must(fine: bool, name: str, wanted: str) -> None:
             if not fine:
-                raise UsageError(f"{field}: expected {wanted}, got {getattr(self, field)!r}")
+                raise UsageError(f"{name}: expected {wanted}, got {getattr(self, name)!r}")
 
         for field in fields(self):
             _check_type(field.name, str(field.type), getattr(self, field.name))
-        for field, known in (
+        for name, known in (
             ("stage", STAGES), ("llm", _LLM), ("precision", _PRECISIONS), ("tracker", _TRACKERS),
         ):  # fmt: skip
-            must(getattr(self, field) in known, field, f"one of {', '.join(known)}")
-        for field in ("lora_rank", "epochs", "batch_size", "device_batch_size", "max_tiles",
-                      "save_every", "log_every"):  # fmt: skip
-            must(getattr(self, field) >= 1, field, "at least 1")
+            must(getattr(self, name) in known, name, f"one of {', '.join(known)}")
+        for name in ("lora_rank", "epochs", "batch_size", "device_batch_size", "max_tiles",
+                     "save_every", "log_every"):  # fmt: skip
+            must(getattr(self, name) >= 1, name, "at least 1")
         must(0 <= self.lora_dropout < 1, "lora_dropout", "0 up to below 1")
         must(self.learning_rate > 0, "learning_rate", "more than 0")
         must(0 <= self.warmup_ratio < 1, "warmup_ratio", "0 up to below 1")

@@ -117,7 +117,8 @@ class Items(Dataset[Example | None]):
     def __init__(self, items: Sequence[Item], decoder: Decoder) -> None:
         self.items, self._decode = items, decoder
         # Shared with the processes that decode.
-        self.failed = torch.zeros(len(items), dtype=torch.bool).share_memory_()
+        self.failed = torch.zeros(len(items), dtype=torch.bool)
+        self.failed.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.items)

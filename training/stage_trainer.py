@@ -35,7 +35,7 @@ class StageTrainer(Trainer):
     def __init__(
         self,
         *args: Any,
-        score_loss: ScoreLoss,
+        score_loss: ScoreLoss | None,
         graph: ScoringGraph | None = None,
         epochs: int = 1,
         **kwargs: Any,
@@ -88,11 +88,13 @@ class StageTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, score logits (B, K), human scores (B,); NaN scores for texts."""
+        """Loss, score logits (B, K), human scores (B,); for texts NaN, and nothing of use."""
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
             loss, logits = self.compute_loss(model, inputs, return_outputs=True)
-            if self._graph is not None and not inputs["score"].isnan().any():
+            if self._score_loss is None:
+                score_logits = logits.new_zeros(len(logits), 1)
+            elif self._graph is not None and not inputs["score"].isnan().any():
                 score_logits = self._graph(inputs["pixel_values"])
             else:
                 answered = (inputs["labels"][:, 1:] >= 0).float().argmax(dim=1)

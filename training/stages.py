@@ -24,11 +24,12 @@ from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
 from ..artimuse_core import adapter, checkpoint
+from ..artimuse_core.answers import answer_ids
 from ..artimuse_core.errors import MissingExtraError, ModelError, UsageError
 from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.models import locate
 from ..artimuse_core.prompts import system_message
-from ..artimuse_core.score_tokens import strategy
+from ..artimuse_core.score_tokens import ScoreTokens, strategy
 from ..artimuse_core.torch_graph import graph_over, pick_device, pick_dtype
 from . import strategies
 from .arguments import StageConfig
@@ -101,12 +102,6 @@ def run_stage(
     """
     place = pick_device(device)
     processes = PartialState(cpu=place.type == "cpu")
-    if (output / FIGURES).is_file():
-        if not resume:
-            raise UsageError(f"{output} holds a finished run; choose another directory")
-        _log.warning("%s is finished already", output)
-        figures = json.loads((output / FIGURES).read_text("utf-8"))
-        return Outcome(output, figures, processes.is_main_process)
     config.accumulation_over(processes.num_processes)
     parts = _parts(data, config)
     facts = {
@@ -118,6 +113,10 @@ def run_stage(
     }
     with processes.main_process_first():
         _claim(output, facts, resume)
+        if (output / FIGURES).is_file():
+            _log.warning("%s is finished already", output)
+            figures = json.loads((output / FIGURES).read_text("utf-8"))
+            return Outcome(output, figures, processes.is_main_process)
         base = _plain_base(model, output)
     return _Stage(config, base, parts, output, place, facts).run(merge=merge)
 
@@ -152,12 +151,7 @@ class _Stage:
         decoder = Decoder(_side(model.config.vision_config.image_size), config.max_tiles)
         train, validation = self._items(tokens, tokenizer, question, decoder)
         run = Run(train, config.epochs, config.batch_size, config.seed)
-        score_loss = ScoreLoss(
-            ids=torch.tensor(_first_ids(tokens, tokenizer)),
-            values=torch.tensor(tokens.values),
-            soft_label=config.soft_label,
-            ordinal=config.ordinal,
-        )
+        score_loss = _score_loss(config, tokens, tokenizer)
         resumed = last_whole(folder)
         if PartialState().is_main_process and folder.is_dir():
             drop_broken(folder)
@@ -225,7 +219,6 @@ class _Stage:
         steps = run.steps_per_epoch * config.epochs
         if config.tracker != "none" and find_spec(config.tracker) is None:
             raise MissingExtraError(config.tracker, "train")
-        os.environ["TENSORBOARD_LOGGING_DIR"] = str(self.output / "runs")
         return TrainingArguments(
             output_dir=str(folder),
             num_train_epochs=1,  # the run holds all epochs
@@ -254,6 +247,7 @@ class _Stage:
             label_names=["labels"],
             ddp_find_unused_parameters=False,
             **(_recompute() if config.gradient_checkpointing else {}),
+            **_logging_dir(self.output / "runs"),
         )
 
     def _graph(
@@ -303,6 +297,13 @@ class _Stage:
         return Outcome(self.output, facts, PartialState().is_main_process)
 
 
+def _logging_dir(folder: Path) -> dict[str, Any]:
+    """Where TensorBoard's files go: an argument in transformers 4, the environment in 5."""
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder)
+    known = "logging_dir" in TrainingArguments.__dataclass_fields__
+    return {"logging_dir": str(folder)} if known else {}
+
+
 def _recompute() -> dict[str, Any]:
     """Gradient checkpointing, under the name this transformers has for it."""
     known = TrainingArguments.__dataclass_fields__
@@ -330,7 +331,10 @@ def _claim(output: Path, facts: dict[str, Any], resume: bool) -> None:
             return  # the main process has just made it
         before = json.loads(file.read_text("utf-8"))
         if not resume:
-            raise UsageError(f"{output} holds an interrupted run; go on with --resume")
+            what = "a finished" if (output / FIGURES).is_file() else "an interrupted"
+            raise UsageError(
+                f"{output} holds {what} run; choose another directory, or go on with --resume"
+            )
         for key, value in facts.items():
             if before.get(key) != value:
                 raise UsageError(
@@ -363,7 +367,7 @@ def _changed_config(
     official: dict[str, Any], config: StageConfig, tokens: str, question: str, model: Any
 ) -> dict[str, Any]:
     """The base's ``config.json`` with what this stage makes of it."""
-    changed = json.loads(json.dumps(official))
+    changed: dict[str, Any] = json.loads(json.dumps(official))
     text = "llm_config" if checkpoint.is_official(changed) else "text_config"
     changed[text]["vocab_size"] = model.config.text_config.vocab_size
     changed[text]["tie_word_embeddings"] = changed["tie_word_embeddings"] = False
@@ -375,10 +379,16 @@ def _changed_config(
     return changed
 
 
-def _first_ids(tokens: Any, tokenizer: Any) -> list[int]:
-    from ..artimuse_core.answers import answer_ids
-
-    return [ids[0] for ids in answer_ids(tokens, tokenizer)]
+def _score_loss(config: StageConfig, tokens: ScoreTokens, tokenizer: Any) -> ScoreLoss | None:
+    """What is special about score tokens; None in the text stage, which may know none."""
+    if config.stage == "text":
+        return None
+    return ScoreLoss(
+        ids=torch.tensor([ids[0] for ids in answer_ids(tokens, tokenizer)]),
+        values=torch.tensor(tokens.values),
+        soft_label=config.soft_label,
+        ordinal=config.ordinal,
+    )
 
 
 def _failed(trainer: StageTrainer, parts: Sequence[Items]) -> tuple[str, ...]:
