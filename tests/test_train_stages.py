@@ -19,6 +19,7 @@ from artimuse.artimuse_core.critic import Critic
 from artimuse.artimuse_core.errors import ModelError, UsageError
 from artimuse.artimuse_core.scorer import Scorer
 from artimuse.artimuse_core.selftest import run as selftest
+from artimuse.export.to_onnx import export_onnx
 from artimuse.training.arguments import StageConfig, stage_config
 from artimuse.training.metrics import srcc
 from artimuse.training.stage_trainer import StageTrainer
@@ -126,14 +127,17 @@ def test_it_learns_and_reports(base, data, tmp_path) -> None:
     assert all(check.ok for check in selftest(str(out), "cpu", "fp32"))
 
 
-def test_merged_and_adapter_score_the_same(base, data, ratings, tmp_path) -> None:
-    run_stage(base, data, tmp_path / "out", config(epochs=1), device="cpu", merge=True)
+def test_merged_and_exported_score_as_the_adapter(base, data, ratings, tmp_path) -> None:
+    some = config(epochs=1, score_tokens="existing-50")
+    run_stage(base, data, tmp_path / "out", some, device="cpu", merge=True)
     images, _ = validation(ratings)
-    both = [
+    bundle = export_onnx(tmp_path / "out", tmp_path / "bundle")
+    scores = [
         [result.score for result in Scorer.load(folder, "cpu").score(images)]
-        for folder in (tmp_path / "out", tmp_path / "out" / "merged")
+        for folder in (tmp_path / "out", tmp_path / "out" / "merged", bundle)
     ]
-    np.testing.assert_allclose(*both, atol=1e-3)
+    np.testing.assert_allclose(scores[1:], scores[:1] * 2, atol=1e-3)
+    assert Scorer.load(bundle).card == f"score stage over {base}, 24 images"
     assert json.loads((tmp_path / "out/merged/config.json").read_text())["model_type"] == "internvl"
 
 

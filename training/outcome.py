@@ -102,7 +102,7 @@ A {kind} `{facts["model"]}`, by `artimuse train {config["stage"]}`.
 
 {use}
 
-Learnt from {facts["samples"]["train"]} images ({", ".join(facts["data"])}), and validated on
+Learnt from {facts["samples"]["train"]} images ({facts["data"]}), and validated on
 {facts["samples"]["validation"]} others. Scores follow the people who rated these images; on other
 kinds of image, measure first (`artimuse evaluate`).
 

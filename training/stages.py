@@ -101,13 +101,16 @@ def run_stage(
     ``output`` that make no sense, ModelError for a base that cannot be used.
     """
     place = pick_device(device)
+    if place.index is not None:
+        raise UsageError(f"device {device!r}: choose among GPUs by CUDA_VISIBLE_DEVICES")
     processes = PartialState(cpu=place.type == "cpu")
     config.accumulation_over(processes.num_processes)
     parts = _parts(data, config)
     facts = {
         "model": str(model),
+        "card": f"{config.stage} stage over {model}, {len(parts[0].train)} images",
         "config": config.as_dict(),
-        "data": list(data.sources),
+        "data": ", ".join(data.sources),
         "samples": {name: len(part) for name, part in vars(parts[0]).items()},
         "data_sha256": _hash(parts),
     }
@@ -142,7 +145,9 @@ class _Stage:
             if config.stage == "score"
             else checkpoint.score_tokens(official)
         )
-        model = checkpoint.load_model(self.base, self._frozen_dtype())
+        # What learns is made fp32 afterwards.
+        dtype = pick_dtype(config.precision, self.place)
+        model = checkpoint.load_model(self.base, dtype)
         grown = strategies.expand_vocabulary(model, tokenizer, tokens)
         lora = prepare(model, config, grown)
         question = config.score_question or strategies.question(tokens, official)
@@ -186,11 +191,6 @@ class _Stage:
             trainer, Trained(self.base, changed, tokenizer, lora), train, validation, merge=merge
         )
 
-    def _frozen_dtype(self) -> torch.dtype:
-        """For what does not learn; fp16 runs through autocast over fp32 weights."""
-        dtype = pick_dtype(self.config.precision, self.place)
-        return torch.bfloat16 if dtype is torch.bfloat16 else torch.float32
-
     def _items(
         self, tokens: Any, tokenizer: Any, question: str, decoder: Decoder
     ) -> tuple[Items, dict[str, Items]]:
@@ -219,7 +219,7 @@ class _Stage:
         steps = run.steps_per_epoch * config.epochs
         if config.tracker != "none" and find_spec(config.tracker) is None:
             raise MissingExtraError(config.tracker, "train")
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=str(folder),
             num_train_epochs=1,  # the run holds all epochs
             per_device_train_batch_size=config.device_batch_size,
@@ -249,6 +249,11 @@ class _Stage:
             **(_recompute() if config.gradient_checkpointing else {}),
             **_logging_dir(self.output / "runs"),
         )
+        if arguments.n_gpu > 1:
+            # It would spread a batch over all it sees, and cut rows and tiles apart.
+            _log.warning("training on one of %d GPUs; see accelerate launch", arguments.n_gpu)
+            arguments._n_gpu = 1
+        return arguments
 
     def _graph(
         self, model: Any, tokens: Any, tokenizer: Any, config: dict[str, Any]
