@@ -21,6 +21,7 @@ from .commands.curate import curate
 from .commands.evaluate import evaluate
 from .commands.export import export
 from .commands.judge import judge
+from .commands.train import train
 
 if TYPE_CHECKING:
     from .curation.records import Record
@@ -257,7 +258,7 @@ def curate_main() -> None:
     curate(prog_name="artimuse-curate")
 
 
-for command in (annotate, curate, evaluate, export, judge):
+for command in (annotate, curate, evaluate, export, judge, train):
     main.add_command(command)
 
 if __name__ == "__main__":

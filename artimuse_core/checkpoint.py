@@ -29,6 +29,7 @@ from .errors import ModelError
 from .images import one_line
 from .outputs import new_directory
 from .prompts import IMG_CONTEXT, SCORE_QUESTION, Prompt, chat_prompt, system_message
+from .score_tokens import ORDERED_100, ScoreTokens, strategy
 
 # Official name → native name; `(\d+)` is the layer. Order matters: the first match wins.
 _RENAMES: tuple[tuple[str, str], ...] = (
@@ -238,13 +239,15 @@ def load_model(
         model = InternVLForConditionalGeneration(native_config(config, image_token_id))
     stored = weights.listing(base)
     tied = _is_tied(config, stored)
-    _require_fit(model, stored, base, given=[_HEAD] if tied else [])
+    beside = weights.listing(directory) if directory != base else {}
+    stored = _without(stored, beside)
+    given = [*([_HEAD] if tied else []), *_native_shapes(beside)]
+    _require_fit(model, stored, base, given=given)
     _fill(model, stored, dtype, device)
-    if tied:
+    if tied and _HEAD not in _native_shapes(beside):
         embeddings = model.model.language_model.embed_tokens.weight
         model.load_state_dict({_HEAD: embeddings.detach().clone()}, strict=False, assign=True)
     if adapter.is_adapter(directory):
-        beside = weights.listing(directory) if directory != base else {}
         _require_fit(model, beside, directory, given=model.state_dict())
         _fill(model, beside, dtype, device)
         model = adapter.merge(model, directory, native_name)
@@ -253,6 +256,26 @@ def load_model(
     rotary = type(rotary)(config=model.config.text_config)
     model.model.language_model.rotary_emb = rotary.to(device)
     return model.eval()
+
+
+def _without(
+    stored: Mapping[str, weights.Stored], replaced: Mapping[str, weights.Stored]
+) -> dict[str, weights.Stored]:
+    """What of a base is still needed beside an adapter's own tensors, which may be of another
+    shape: an expanded vocabulary's."""
+    new = _native_shapes(replaced)
+    return {
+        name: item
+        for name, item in stored.items()
+        if not _native_shapes({name: item}).keys() <= new.keys()
+    }
+
+
+def _native_shapes(stored: Mapping[str, weights.Stored]) -> dict[str, tuple[int, ...]]:
+    """Shapes by the names of the model in memory."""
+    # On `meta`, tensors are shapes without memory.
+    shapes = {name: torch.empty(item.shape, device="meta") for name, item in stored.items()}
+    return {name: tuple(tensor.shape) for name, tensor in to_native(shapes).items()}
 
 
 def _fill(
@@ -284,9 +307,7 @@ def _require_fit(
     given: Any = (),
 ) -> None:
     """Raise ModelError unless ``stored`` and ``given`` names together are the model's tensors."""
-    # On `meta`, tensors are shapes without memory.
-    shapes = {name: torch.empty(item.shape, device="meta") for name, item in stored.items()}
-    here = {name: tuple(tensor.shape) for name, tensor in to_native(shapes).items()}
+    here = _native_shapes(stored)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     missing = sorted(wanted.keys() - here.keys() - set(given))
     unexpected = sorted(here.keys() - wanted.keys())
@@ -322,11 +343,16 @@ def save_model(
     save_file(tensors, partial, metadata={"format": "pt"})
     partial.chmod(0o644)  # safetensors makes it readable for its owner alone
     partial.replace(file)
+    write_config(directory, config)
+
+
+def write_config(directory: Path, config: Mapping[str, Any]) -> None:
+    """``config.json``, of either layout."""
     text = json.dumps(config, indent=1, ensure_ascii=False) + "\n"
     (directory / "config.json").write_text(text, encoding="utf-8")
 
 
-def score_prompt(config: dict[str, Any]) -> Prompt:
+def score_prompt(config: Mapping[str, Any]) -> Prompt:
     """The score prompt a checkpoint was tuned with."""
     return chat_prompt(score_question(config), system_message(config))
 
@@ -338,7 +364,13 @@ def score_question(config: Mapping[str, Any]) -> str:
     return question
 
 
-_OURS = ("system_message", "score_question", "critiques")
+def score_tokens(config: Mapping[str, Any]) -> ScoreTokens:
+    """The strategy (App. C) a checkpoint answers with: ``score_tokens`` in ``config.json``, which
+    training writes; the authors' checkpoints have no such key and are ``ordered-100``."""
+    return strategy(config.get("score_tokens", ORDERED_100.name))
+
+
+_OURS = ("system_message", "score_question", "critiques", "score_tokens", "max_tiles")
 """Keys of ``config.json`` that transformers does not know and a converted checkpoint keeps."""
 
 
@@ -349,16 +381,21 @@ def convert(source: Path, output: Path) -> Path:
     keep the dtype they are stored in. Raises UsageError if ``output`` exists.
     """
     with new_directory(output) as work:
-        config = read_config(source)
-        model = load_model(source, dtype=None)
-        model.save_pretrained(work, max_shard_size="5GB")
+        save_native(work, load_model(source, dtype=None), read_config(source))
         load_tokenizer(source).save_pretrained(work)
-        path = work / "config.json"
-        written = json.loads(path.read_text("utf-8"))
-        # Said aloud, because transformers' default is True.
-        written["tie_word_embeddings"] = written["text_config"]["tie_word_embeddings"] = False
-        written |= {key: config[key] for key in _OURS if key in config}
-        path.write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n", "utf-8")
         for file in work.iterdir():
             file.chmod(0o644)
     return output
+
+
+def save_native(
+    directory: Path, model: InternVLForConditionalGeneration, config: Mapping[str, Any]
+) -> None:
+    """Write transformers' native format with what ``config`` (of either layout) holds of ours."""
+    model.save_pretrained(directory, max_shard_size="5GB")
+    path = directory / "config.json"
+    written = json.loads(path.read_text("utf-8"))
+    # Said aloud, because transformers' default is True.
+    written["tie_word_embeddings"] = written["text_config"]["tie_word_embeddings"] = False
+    written |= {key: config[key] for key in _OURS if key in config}
+    write_config(directory, written)

@@ -29,7 +29,6 @@ from .prompts import (
     system_message,
 )
 from .results import ScoreResult
-from .score_tokens import ORDERED_100
 from .torch_graph import GraphRunner
 
 DEFAULT_MAX_NEW_TOKENS = 512
@@ -121,7 +120,7 @@ class Critic:
         picture = load_image(image, max_pixels=self._max_pixels)
         pixels = torch.from_numpy(preprocess(picture, self._graph.input_size))[None]
         cache = self._graph.prefill(pixels.to(self.runner.device, self.runner.dtype))
-        read = ORDERED_100.readout(self._graph.score_from(cache).cpu().numpy())
+        read = self.runner.tokens.readout(self._graph.score_from(cache).cpu().numpy())
         result = ScoreResult(float(read.score[0]), float(read.std[0]), self.name, read.probs[0])
         texts = self._write(cache, attributes, max_new_tokens, on_text) if attributes else []
         scores = self._attribute_scores(cache, attributes) if attribute_scores else {}
@@ -132,9 +131,11 @@ class Critic:
     ) -> dict[str, ScoreResult]:
         if not attributes:
             return {}
+        if not self.runner.tokens.single_token:
+            raise UsageError(f"{self.name} answers in words; attribute scores need score tokens")
         questions = [attribute_score_question(a, self._score_question) for a in attributes]
         logits = _Batch(self._graph, cache, [self._ids(q) for q in questions]).start()
-        read = ORDERED_100.readout(logits[:, self._graph.score_ids].cpu().numpy())
+        read = self.runner.tokens.readout(logits[:, self._graph.score_ids].cpu().numpy())
         return {
             attribute.name: ScoreResult(float(score), float(std), self.name, probs)
             for attribute, score, std, probs in zip(

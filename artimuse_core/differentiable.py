@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .checkpoint import read_config, score_tokens
 from .decoder import KeyValue, Rope, run_blocks
 from .errors import ImageInputError, ModelError, UsageError
 from .images import load_image
@@ -60,6 +61,8 @@ class DifferentiableReward(nn.Module):
         super().__init__()
         if not value_range[0] < value_range[1]:
             raise UsageError(f"expected value_range (low, high), got {value_range}")
+        if graph.answers is not None:
+            raise ModelError(f"{name} answers in words, not tokens; gradients need score tokens")
         self.graph = graph.freeze()
         # Frozen, it holds what it needs of these two: at 8B they are 2 GB of weights.
         self.graph.lm_head = self.graph.decoder.embed_tokens = None
@@ -91,6 +94,7 @@ class DifferentiableReward(nn.Module):
             )
         place = pick_device(device)
         graph, _ = build_graph(directory, pick_dtype(dtype, place))
+        options.setdefault("tokens", score_tokens(read_config(directory)))
         options.setdefault("name", str(model) if str(model) == NANO else directory.resolve().name)
         return cls(graph.to(place), **options).to(place)
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from .bundle import Manifest, check_graph
 from .errors import MissingExtraError, ModelError, OutOfMemoryError, UsageError
 from .images import one_line
+from .score_tokens import ScoreTokens
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +134,11 @@ class TorchEngine:
     def input_size(self) -> int:
         """S, pixels."""
         return self._runner.graph.input_size
+
+    @property
+    def tokens(self) -> ScoreTokens:
+        """What the columns of the logits stand for."""
+        return self._runner.tokens
 
     @property
     def device(self) -> str:

@@ -38,7 +38,8 @@ class ScoringGraph(nn.Module):
         model: ``transformers``' ``InternVLForConditionalGeneration``, LoRA merged.
         before_ids: token ids of the prompt up to and including ``<img>``.
         after_ids: token ids from ``</img>`` to where the answer begins.
-        score_token_ids: ids of the K score tokens, by ascending score.
+        answers: token ids of the K possible answers, by ascending score; one id each for score
+            tokens. Answers of several tokens (App. C.1, a number spelled out) are weighed whole.
     """
 
     vision: Any
@@ -58,7 +59,7 @@ class ScoringGraph(nn.Module):
         model: nn.Module,
         before_ids: Sequence[int],
         after_ids: Sequence[int],
-        score_token_ids: Sequence[int],
+        answers: Sequence[Sequence[int]],
     ) -> None:
         super().__init__()
         config: Any = model.config
@@ -76,8 +77,11 @@ class ScoringGraph(nn.Module):
 
         self._constant("before_ids", torch.tensor(list(before_ids)))
         self._constant("after_ids", torch.tensor(list(after_ids)))
-        self._constant("score_ids", torch.tensor(list(score_token_ids)))
-        total = len(before_ids) + self.image_tokens + len(after_ids)
+        self._constant("score_ids", torch.tensor([ids[0] for ids in answers]))
+        self.answers = None if all(len(ids) == 1 for ids in answers) else [*map(list, answers)]
+        """Where they are longer than a token; else None."""
+        longest = max(len(ids) for ids in answers) - 1
+        total = len(before_ids) + self.image_tokens + len(after_ids) + longest
         cos, sin = self.shape.rope(torch.arange(total))
         self._constant("rope_cos", cos)  # (tokens, head_dim) fp32
         self._constant("rope_sin", sin)
@@ -97,7 +101,7 @@ class ScoringGraph(nn.Module):
         self._constant("after_embeddings", self._after_embeddings())
         self._constant("score_head", self._score_head())
         self._frozen = True
-        if not keep_text:
+        if not keep_text and self.answers is None:
             self.decoder.embed_tokens = self.lm_head = None
         return self
 
@@ -107,6 +111,8 @@ class ScoringGraph(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, S, S) normalised pixels → (B, K) fp32 logits of the score tokens."""
+        if self.answers is not None:
+            return self.score_from(self.prefill(pixel_values))
         return self._read(self.image_embeddings(pixel_values))
 
     def score_and_embed(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,7 +197,34 @@ class ScoringGraph(nn.Module):
     def score_from(self, prefilled: Sequence[KeyValue]) -> Tensor:
         """(B, K) fp32 logits of the score tokens, from :meth:`prefill`'s cache."""
         hidden = self._after_embeddings().expand(prefilled[0][0].shape[0], -1, -1)
+        if self.answers is not None:
+            return self._weigh(hidden, prefilled, self.answers)
         return self._score(self._decode(hidden, prefilled, last_only=True))
+
+    def _weigh(
+        self, after: Tensor, prefilled: Sequence[KeyValue], answers: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """(B, K) fp32 log-likelihoods of whole answers behind the question (B, T, width)."""
+        collected: list[KeyValue] = []
+        hidden = self._decode(after, prefilled, collect=collected)
+        first = self._log_probs(hidden[:, -1:])  # (B, 1, V)
+        cache = [join(past, new) for past, new in zip(prefilled, collected, strict=True)]
+        length = max(map(len, answers))
+        padded = [[*ids, *[-1] * (length - len(ids))] for ids in answers]
+        ids = torch.tensor(padded, device=after.device)  # (K, L)
+        written = self.decoder.embed_tokens(ids[:, :-1].clamp_min(0))
+        rows = []
+        for image in range(len(first)):  # the answers to one image are a batch of their own
+            past = [(keys[image : image + 1], values[image : image + 1]) for keys, values in cache]
+            later = self._log_probs(self._decode(written, past))  # (K, L - 1, V)
+            log_probs = torch.cat([first[image].expand(len(ids), 1, -1), later], dim=1)
+            chosen = log_probs.gather(2, ids.clamp_min(0)[:, :, None])[:, :, 0]
+            rows.append(chosen.masked_fill(ids < 0, 0).sum(dim=1))
+        return torch.stack(rows)
+
+    def _log_probs(self, hidden: Tensor) -> Tensor:
+        """(…, width) → (…, V) fp32."""
+        return self.lm_head(self.decoder.norm(hidden)).float().log_softmax(dim=-1)
 
     def _after_embeddings(self) -> Tensor:
         """(1, tokens after the image, width)."""

@@ -48,7 +48,8 @@ class ScoreTokens:
     paper: str = ""
     """Where in the paper this strategy stands."""
     single_token: bool = True
-    """Whether each text is one vocabulary entry; else ``readout`` takes their log-likelihoods."""
+    """Whether each text is one vocabulary entry; else ``readout`` takes their log-likelihoods
+    (:mod:`.answers`)."""
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.values) or len(self.tokens) < 2:
@@ -168,6 +169,7 @@ FIVE_LEVELS = ScoreTokens(
     ("bad", "poor", "fair", "good", "excellent"),
     (10.0, 30.0, 50.0, 70.0, 90.0),
     "App. C.1 Eq. 1-2, Table 10 (a)",
+    single_token=False,  # Qwen2.5's vocabulary holds "bad", "fair" and "good" alone
 )
 # The number is spelled out, over several tokens; `readout` weighs whole answers.
 SCORE_AS_TEXT = _evenly(

@@ -131,6 +131,7 @@ class Scorer:
             engine,
             name=manifest.name if manifest else directory.resolve().name,
             input_size=engine.input_size,
+            tokens=engine.tokens,
             card=manifest.card if manifest else f"checkpoint in {directory}",
             max_pixels=max_pixels,
             deterministic=deterministic,

@@ -17,7 +17,7 @@ import numpy as np
 
 from . import bundle
 from .engines import Floats, OnnxEngine
-from .errors import MissingExtraError
+from .errors import MissingExtraError, UsageError
 from .models import locate
 from .pictures import render_pictures
 from .preprocess import preprocess_batch
@@ -93,7 +93,11 @@ def _checkpoint(directory: Path, device: str, dtype: str, qwen_ids: list[int]) -
         raise MissingExtraError(error.name or "torch", "torch") from error
 
     tokenizer = checkpoint.load_tokenizer(directory)
-    ids = list(ORDERED_100.ids(tokenizer.get_vocab()))
+    config = checkpoint.read_config(directory)
+    tokens = checkpoint.score_tokens(config)
+    if tokens != ORDERED_100:
+        raise UsageError(f"{directory} answers in {tokens.name}; only {ORDERED_100.name} is tested")
+    ids = list(tokens.ids(tokenizer.get_vocab()))
     if len(tokenizer) > max(qwen_ids):
         yield _equal("score token ids", ids, qwen_ids)
     else:
@@ -101,7 +105,7 @@ def _checkpoint(directory: Path, device: str, dtype: str, qwen_ids: list[int]) -
     place = pick_device(device)
     kind = pick_dtype(dtype, place)
     model = checkpoint.load_model(directory, kind, place)
-    graph, prompt = graph_over(model, directory)
+    graph, prompt = graph_over(model, config, tokenizer)
     prompt_ids = tokenizer(prompt.text(graph.image_tokens), add_special_tokens=False).input_ids
     image_ids = [tokenizer.convert_tokens_to_ids(IMG_CONTEXT)] * graph.image_tokens
     cut_at_image = graph.before_ids.tolist() + image_ids + graph.after_ids.tolist()

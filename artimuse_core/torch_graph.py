@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy.typing as npt
 import torch
 
 from . import checkpoint
+from .answers import answer_ids
 from .errors import ModelError, OutOfMemoryError, UsageError
 from .images import one_line
 from .model import ScoringGraph
 from .prompts import Prompt
 from .quantize import QUANTIZATIONS, quantize_blocks
-from .score_tokens import ORDERED_100, ScoreTokens
+from .score_tokens import ScoreTokens
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -23,24 +25,44 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def build_graph(
     directory: Path,
     dtype: torch.dtype = torch.float32,
-    tokens: ScoreTokens = ORDERED_100,
+    tokens: ScoreTokens | None = None,
     device: str | torch.device = "cpu",
 ) -> tuple[ScoringGraph, Prompt]:
-    """Load a checkpoint of any layout as an unfrozen graph, with the prompt it asks."""
-    return graph_over(checkpoint.load_model(directory, dtype, device), directory, tokens)
+    """Load a checkpoint of any layout as an unfrozen graph, with the prompt it asks.
+
+    ``tokens``: its own strategy if None.
+    """
+    config = checkpoint.read_config(directory)
+    _refuse_tiles(directory, config)
+    model = checkpoint.load_model(directory, dtype, device)
+    return graph_over(model, config, checkpoint.load_tokenizer(directory), tokens)
+
+
+def _refuse_tiles(directory: Path, config: Mapping[str, Any]) -> None:
+    if config.get("max_tiles", 1) > 1:
+        raise ModelError(
+            f"{directory} was trained on several tiles an image (paper App. D.1, an ablation), "
+            "which nothing but its own training evaluates; train with one tile to score with it"
+        )
 
 
 def graph_over(
-    model: torch.nn.Module, directory: Path, tokens: ScoreTokens = ORDERED_100
+    model: torch.nn.Module,
+    config: Mapping[str, Any],
+    tokenizer: Any,
+    tokens: ScoreTokens | None = None,
 ) -> tuple[ScoringGraph, Prompt]:
-    """The graph of a model loaded from ``directory``, with the prompt it asks."""
-    tokenizer = checkpoint.load_tokenizer(directory)
-    prompt = checkpoint.score_prompt(checkpoint.read_config(directory))
+    """The graph of a loaded model with its ``config.json`` and tokenizer, and the prompt it asks.
+
+    It runs through the model's own modules, LoRA layers included.
+    """
+    prompt = checkpoint.score_prompt(config)
     before, after = (
         tokenizer(text, add_special_tokens=False).input_ids
         for text in (prompt.before, prompt.after)
     )
-    graph = ScoringGraph(model, before, after, tokens.ids(tokenizer.get_vocab()))
+    answers = answer_ids(tokens or checkpoint.score_tokens(config), tokenizer)
+    graph = ScoringGraph(model, before, after, answers)
     return graph.to(next(model.parameters()).device), prompt
 
 
@@ -97,6 +119,7 @@ class GraphRunner:
             for blocks in (graph.vision.encoder, graph.decoder.layers):
                 quantize_blocks(blocks, quantize, self.device)
             graph = graph.to(self.device)
+        self.tokens = checkpoint.score_tokens(checkpoint.read_config(directory))
         self.graph = graph.freeze(keep_text=keep_text)
         self._forward: Any = torch.compile(self.graph) if compiled else self.graph
 

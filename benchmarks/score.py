@@ -97,7 +97,7 @@ def reference(model: Any, device: str) -> Callable[[torch.Tensor], torch.Tensor]
 
 
 def ours(model: Any) -> ScoringGraph:
-    return ScoringGraph(model, [2] * BEFORE, [2] * AFTER, range(3, 104))
+    return ScoringGraph(model, [2] * BEFORE, [2] * AFTER, [[i] for i in range(3, 104)])
 
 
 def flops_per_image(shape: str) -> dict[str, float]:

@@ -17,9 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..artimuse_core import bundle, checkpoint
 from ..artimuse_core.engines import OnnxEngine, TorchEngine
+from ..artimuse_core.errors import ModelError
 from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.outputs import new_directory
-from ..artimuse_core.score_tokens import ORDERED_100
 from ..artimuse_core.torch_graph import build_graph
 from . import verify
 from .quantize import reduce_precision
@@ -54,6 +54,9 @@ def export_onnx(
 def _write_bundle(checkpoint_dir: Path, work: Path, name: str, card: str, precision: str) -> None:
     config = checkpoint.read_config(checkpoint_dir)
     graph, prompt = build_graph(checkpoint_dir)
+    tokens = checkpoint.score_tokens(config)
+    if not tokens.single_token:
+        raise ModelError(f"{checkpoint_dir} answers in words ({tokens.name}); a graph has one pass")
     model = trace(graph.freeze(keep_text=False), graph.input_size, precision)
     data = model.SerializeToString()
     (work / GRAPH).write_bytes(data)
@@ -64,8 +67,8 @@ def _write_bundle(checkpoint_dir: Path, work: Path, name: str, card: str, precis
         graph=GRAPH,
         graph_sha256=hashlib.sha256(data).hexdigest(),
         input_size=graph.input_size,
-        score_tokens=ORDERED_100.name,
-        token_table=dict(zip(ORDERED_100.tokens, ORDERED_100.values, strict=True)),
+        score_tokens=tokens.name,
+        token_table=dict(zip(tokens.tokens, tokens.values, strict=True)),
         precision=precision,
         prompt_sha256=hashlib.sha256(prompt.text(graph.image_tokens).encode()).hexdigest(),
         source_sha256=_weights_hash(checkpoint_dir),
