@@ -38,6 +38,23 @@ PREPROCESSING: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
+class WriterFiles:
+    """What a bundle holds to write critiques with; see :mod:`.critic_onnx`."""
+
+    prefill: str
+    """``pixel_values`` (1,3,S,S) → ``score_logits`` (1,K), ``cache``."""
+    decode: str
+    """``ids``, ``positions``, ``seen``, ``past``, ``last`` → ``logits``, ``present``."""
+    tokenizer: str
+    sha256: dict[str, str]
+    """Of these files and of those their weights lie in."""
+    score_ids: list[int]
+    """Of the score tokens, in the order of the token table."""
+    system_message: str
+    score_question: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What ``manifest.json`` holds."""
 
@@ -63,6 +80,8 @@ class Manifest:
     opset: int = 0
     tensorrt: dict[str, Any] = field(default_factory=dict)
     """The :class:`.tensorrt.Plan` of a bundle made for TensorRT; empty for any other."""
+    writer: dict[str, Any] = field(default_factory=dict)
+    """:class:`WriterFiles` of a bundle that writes critiques; empty where it scores only."""
     preprocessing: dict[str, Any] = field(default_factory=lambda: dict(PREPROCESSING))
     prompt_sha256: str = ""
     """Hash of the whole prompt text the graph holds as constants."""
@@ -109,14 +128,15 @@ def read(directory: Path) -> Manifest:
     try:
         manifest = Manifest(**loaded)
         manifest.tokens()
-    except (TypeError, UsageError) as error:
+        names = [*manifest.files, *manifest.writer.get("sha256", ())]
+    except (TypeError, AttributeError, UsageError) as error:
         raise ModelError(f"{path} is no manifest of this version: {error}") from error
     if manifest.preprocessing != PREPROCESSING:
         raise ModelError(
             f"{path} asks for preprocessing {manifest.preprocessing}, this version has "
             f"{dict(PREPROCESSING)}; update artimuse"
         )
-    for name in manifest.files:
+    for name in names:
         if Path(name).name != name:
             raise ModelError(f"{path} names {name!r}, which is no file of its own directory")
         if not (directory / name).is_file():
@@ -124,11 +144,11 @@ def read(directory: Path) -> Manifest:
     return manifest
 
 
-def check_files(directory: Path, manifest: Manifest) -> None:
-    """Compare the hash of every file with the manifest's. Raises ModelError with the first."""
+def check_files(directory: Path, files: Mapping[str, str]) -> None:
+    """Compare the SHA-256 of files with their manifest's. Raises ModelError with the first."""
     with ThreadPoolExecutor(4) as pool:  # hashing lets go of the interpreter
-        found = pool.map(lambda name: sha256(directory / name), manifest.files)
-        for (name, wanted), got in zip(manifest.files.items(), found, strict=True):
+        found = pool.map(lambda name: sha256(directory / name), files)
+        for (name, wanted), got in zip(files.items(), found, strict=True):
             if got != wanted:
                 raise ModelError(
                     f"{directory / name} does not match its manifest (truncated or changed); "

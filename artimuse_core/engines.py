@@ -61,8 +61,8 @@ class OnnxEngine:
             threads: within one run; 0 leaves it to onnxruntime, one per core.
             graph: run this one over the bundle's data files instead of the bundle's own.
         """
-        check_files(directory, manifest)
-        plan = tensorrt.Plan(**manifest.tensorrt) if manifest.tensorrt else None
+        check_files(directory, manifest.files)
+        plan = tensorrt.plan_of(manifest)
         self._index = int(device.partition(":")[2] or 0)
         asked = providers.choose(
             device,

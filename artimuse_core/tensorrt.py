@@ -65,6 +65,16 @@ class Plan:
         return {name: f"pixel_values:{batch}x3x{size}x{size}" for name, batch in batches.items()}
 
 
+def plan_of(manifest: Manifest) -> Plan | None:
+    """None for a bundle not made for TensorRT. Raises ModelError for a plan of nonsense."""
+    try:
+        return Plan(**manifest.tensorrt) if manifest.tensorrt else None
+    except (TypeError, UsageError) as error:
+        raise ModelError(
+            f"{manifest.name} has no TensorRT plan of this version: {error}"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Machine:
     """What an engine depends on."""
@@ -177,7 +187,10 @@ def start(
         wanted: :func:`facts`.
     """
     machine = Machine(**wanted["machine"])
-    reason = _unusable(home, wanted)
+    try:
+        reason = _unusable(home, wanted)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{FACTS} cannot be read ({one_line(error)})"
     if not reason:
         try:
             # No context model where TensorRT computes a part of the graph only; the provider then

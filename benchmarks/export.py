@@ -29,9 +29,10 @@ from artimuse.artimuse_core import bundle
 from artimuse.artimuse_core.models import locate
 from artimuse.artimuse_core.score_tokens import ORDERED_100
 from artimuse.export import verify
-from artimuse.export.to_onnx import GRAPH, Recipe, export_onnx
 
 import machine
+
+GRAPH = "score.onnx"
 
 
 def measure(side: str, path: Path, images: int, batch: int, threads: int) -> dict[str, Any]:
@@ -107,6 +108,7 @@ def tool_variants(fp32: Path, work: Path, heads: int, width: int) -> Iterator[tu
     )  # fmt: skip
     yield "onnxruntime quantize_static, int8", work / "static.onnx"
     try:
+        optimum_tools.require()
         yield "optimum ORTQuantizer, int8", optimum_tools.quantize(fp32, work / "q")
         for level in (1, 2, 99):
             yield (
@@ -137,6 +139,9 @@ def main() -> None:
         print(json.dumps(measure(options.side, options.path, options.images, options.batch,
                                  options.threads)))  # fmt: skip
         return
+
+    # Only here: a side that needs no torch is to be measured without it.
+    from artimuse.export.to_onnx import Recipe, export_onnx
 
     source = locate(options.model)
     with tempfile.TemporaryDirectory() as folder:

@@ -50,6 +50,14 @@ images_option = click.option(
 @click.option(
     "--device", default="cpu", show_default=True, help="Where torch and the artifact are compared."
 )
+@click.option(
+    "--tools",
+    default="onnxruntime",
+    show_default=True,
+    type=click.Choice(("onnxruntime", "optimum")),
+    help="Whose quantizer (int8) or optimizer (fp32); optimum is an extra.",
+)
+@click.option("--critique", is_flag=True, help="Graphs that write critiques too; in fp32.")
 @images_option
 def export_onnx(
     model: str,
@@ -59,6 +67,8 @@ def export_onnx(
     batch: int,
     opset: int | None,
     device: str,
+    tools: str,
+    critique: bool,
     images: Path | None,
 ) -> None:
     """Export the scoring graph as an ONNX bundle, verified against torch."""
@@ -67,7 +77,14 @@ def export_onnx(
     with needs("torch,export"):
         from ..export import to_onnx, verify
         from ..export.trace import OPSET
-    recipe = to_onnx.Recipe(precision=precision, batch=batch, opset=opset or OPSET, device=device)
+    recipe = to_onnx.Recipe(
+        precision=precision,
+        batch=batch,
+        opset=opset or OPSET,
+        device=device,
+        tools=tools,
+        critique=critique,
+    )
     manifest = to_onnx.export_onnx(locate(model), output, recipe, name=name, images=_files(images))
     click.echo(f"verified: {verify.Agreement(**manifest.verification)}", err=True)
     click.echo(str(output))

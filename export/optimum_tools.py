@@ -15,13 +15,19 @@ LEVEL = 2
 """Of graph optimisation: 1 basic, 2 with fusions for any processor, 99 for this one alone."""
 
 
-def quantize(stored: Path, work: Path) -> Path:
-    """``ORTQuantizer``: dynamic int8 of the matrix products, a scale a channel."""
+def require() -> None:
+    """Raises MissingExtraError where optimum is not installed."""
     try:
-        from optimum.onnxruntime import ORTQuantizer
-        from optimum.onnxruntime.configuration import AutoQuantizationConfig
+        import optimum.onnxruntime  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("optimum-onnx", "optimum") from error
+
+
+def quantize(stored: Path, work: Path) -> Path:
+    """``ORTQuantizer``: dynamic int8 of the matrix products, a scale a channel."""
+    from optimum.onnxruntime import ORTQuantizer
+    from optimum.onnxruntime.configuration import AutoQuantizationConfig
+
     config = AutoQuantizationConfig.avx512_vnni(
         is_static=False, per_channel=True, operators_to_quantize=["MatMul", "Gemm"]
     )
@@ -35,19 +41,18 @@ def quantize(stored: Path, work: Path) -> Path:
 
 def optimize(stored: Path, work: Path, *, heads: int, width: int, level: int = LEVEL) -> Path:
     """``ORTOptimizer``: its fusions for a transformer of ``heads`` heads and ``width`` channels."""
-    try:
-        from optimum.onnxruntime import ORTOptimizer
-        from optimum.onnxruntime.configuration import OptimizationConfig
-        from transformers import PretrainedConfig
-    except ImportError as error:
-        raise MissingExtraError("optimum-onnx", "optimum") from error
+    from optimum.onnxruntime import ORTOptimizer
+    from optimum.onnxruntime.configuration import OptimizationConfig
+    from transformers import PretrainedConfig
+
     config = PretrainedConfig(hidden_size=width, num_attention_heads=heads)
     config.model_type = "vit"  # it knows no InternVL; most of the work is a vision transformer's
     optimizer = ORTOptimizer([stored], config)
     written = optimizer.optimize(
-        OptimizationConfig(optimization_level=level), save_dir=work / "optimum",
-        file_suffix="optimum", use_external_data_format=_has_data(stored),
-    )  # fmt: skip
+        OptimizationConfig(optimization_level=level),
+        save_dir=work / "optimum",
+        file_suffix="optimum",
+    )
     return Path(written) / f"{stored.stem}_optimum.onnx"
 
 

@@ -41,6 +41,8 @@ def store(
             size_threshold_bytes=_SMALL,
             max_shard_size_bytes=shard_bytes,
         )
+    else:
+        ir.external_data.load_to_model(model)  # what was read from a quantizer's files
     ir.save(model, path)
     onnx.checker.check_model(path)
     data = sorted(

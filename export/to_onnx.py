@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
 
 from ..artimuse_core import bundle, checkpoint
@@ -22,13 +23,15 @@ from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.outputs import new_directory
 from ..artimuse_core.score_tokens import ORDERED_100
 from ..artimuse_core.torch_graph import build_graph, pick_device
-from . import verify
+from . import optimum_tools, verify
+from .critique import require_writes, write_critique
 from .quantize import QUANTIZED, quantize
 from .store import INLINE_BYTES, SHARD_BYTES, store, store_as_fp16
 from .trace import DTYPES, OPSET, OPSETS, trace_scorer
 
 GRAPH = "score.onnx"
 PRECISIONS = (*DTYPES, *QUANTIZED)
+TOOLS = ("onnxruntime", "optimum")
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,25 @@ class Recipe:
     opset: int = OPSET
     device: str = "cpu"
     """Where torch answers and the artifact is verified."""
+    critique: bool = False
+    """Export the graphs that write critiques as well; in fp32."""
+    tools: str = "onnxruntime"
+    """Whose quantizer (int8), or graph optimizer (fp32)."""
     inline_bytes: int = INLINE_BYTES
     """Weights beyond this get files of their own."""
     shard_bytes: int = SHARD_BYTES
     """Size of such a file."""
 
     def __post_init__(self) -> None:
-        for name, known in (("precision", PRECISIONS), ("opset", OPSETS)):
+        for name, known in (("precision", PRECISIONS), ("opset", OPSETS), ("tools", TOOLS)):
             if getattr(self, name) not in known:
                 raise UsageError(
                     f"unknown {name} {getattr(self, name)!r}; known: {', '.join(map(str, known))}"
                 )
+        if self.tools == "optimum" and self.precision not in ("fp32", "int8"):
+            raise UsageError(
+                f"tools 'optimum' optimize fp32 and quantize to int8, not {self.precision}"
+            )
         if self.batch < 0:
             raise UsageError(f"expected a batch of at least 1, or 0 for any, got {self.batch}")
 
@@ -76,14 +87,18 @@ def export_onnx(
     The checkpoint is read once. Torch's answers are taken first, then the weights are cast in
     place, traced, and written from where they lie, so that memory holds them once.
 
-    Raises UsageError if ``output`` exists, ImageError for one of ``images``, ModelError if the
-    checkpoint is unusable or the artifact does not agree with torch.
+    Raises UsageError if ``output`` exists, ModelError if the checkpoint is unusable or the artifact
+    does not agree with torch.
     """
     recipe = recipe or Recipe()
+    if recipe.critique:
+        require_writes(checkpoint_dir, recipe.precision)
+    if recipe.tools == "optimum":
+        optimum_tools.require()
     with new_directory(output) as work:
         facts = _facts(checkpoint_dir, name or checkpoint_dir.resolve().name, card)
         graph, prompt = build_graph(checkpoint_dir, device=pick_device(recipe.device))
-        graph.freeze(keep_text=False)
+        graph.freeze(keep_text=recipe.critique)
         pixels = np.concatenate(
             [
                 verify.rendered_pixels(graph.input_size),
@@ -105,6 +120,9 @@ def export_onnx(
             opset=recipe.opset,
             prompt_sha256=hashlib.sha256(prompt_text).hexdigest(),
         )
+        if recipe.critique:
+            sizes = {"inline_bytes": recipe.inline_bytes, "shard_bytes": recipe.shard_bytes}
+            manifest = write_critique(graph, checkpoint_dir, work, manifest, **sizes)
         manifest = write_graph(graph, work, manifest, recipe)
         del graph  # the artifact is measured without torch's copy beside it
         artifact, ran_on = verify.open_artifact(work, manifest, recipe.device)
@@ -120,17 +138,26 @@ def write_graph(
 ) -> bundle.Manifest:
     """Write the frozen graph's files into ``work``; the manifest with their hashes.
 
-    Casts ``graph`` in place to what the recipe computes in.
+    Uses ``graph`` up: it is cast in place to what the recipe computes in, or let go of for tools
+    that work on files.
     """
     graph.to(DTYPES.get(recipe.precision, torch.float32))
     model = trace_scorer(graph, batch=recipe.batch, opset=recipe.opset)
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        if recipe.precision in QUANTIZED:
-            files = store(model, Path(folder), "fp32.onnx", inline_bytes=recipe.inline_bytes)
-            model = quantize(
-                Path(folder) / "fp32.onnx", recipe.precision, Path(folder),
-                external=len(files) > 1,
-            )  # fmt: skip
+        if recipe.precision in QUANTIZED or recipe.tools != TOOLS[0]:
+            staged = Path(folder) / "fp32.onnx"
+            files = store(model, staged.parent, staged.name, inline_bytes=recipe.inline_bytes)
+            heads, width = graph.vision_heads, graph.vision.config.hidden_size
+            del model
+            graph.to("meta")  # the file is the only copy now
+            if recipe.tools == TOOLS[0]:
+                model = quantize(staged, recipe.precision, staged.parent, external=len(files) > 1)
+            elif recipe.precision == "int8":
+                model = ir.load(optimum_tools.quantize(staged, staged.parent))
+            else:
+                model = ir.load(
+                    optimum_tools.optimize(staged, staged.parent, heads=heads, width=width)
+                )
         store_as_fp16(model)
         model.metadata_props.update(_metadata(manifest))
         files = store(

@@ -84,7 +84,7 @@ def export_tensorrt(
         else:
             from .to_onnx import Recipe, export_onnx
 
-            recipe = Recipe(plan.precision, opset=OPSET, device="cuda")
+            recipe = Recipe(plan.precision, opset=OPSET, device="auto")
             export_onnx(source, made, recipe, name=name, images=images)
         for file in made.iterdir():
             shutil.move(file, work / file.name)
@@ -103,7 +103,7 @@ def export_tensorrt(
 
 def _usable(source: Path, plan: tensorrt.Plan) -> bundle.Manifest:
     manifest = bundle.read(source)
-    bundle.check_files(source, manifest)
+    bundle.check_files(source, manifest.files)
     if (manifest.precision, manifest.batch) != (plan.precision, 0):
         batch = manifest.batch or "dynamic"
         raise UsageError(

@@ -162,7 +162,17 @@ def test_ratings_that_do_not_fit_are_refused(tmp_path, name: str, text: str, rea
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["score"], ["critique"], ["curate"], ["evaluate"], ["export"], ["export", "onnx"]],
+    [
+        [],
+        ["score"],
+        ["critique"],
+        ["curate"],
+        ["evaluate"],
+        ["export"],
+        ["export", "onnx"],
+        ["export", "tensorrt"],
+        ["export", "verify"],
+    ],
 )
 def test_every_command_has_help(command: list[str]) -> None:
     result = run(*command, "--help")

@@ -1,4 +1,5 @@
 import hashlib
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 
 from artimuse import Scorer
 from artimuse.artimuse_core import bundle, checkpoint
-from artimuse.artimuse_core.errors import ModelError, UsageError
+from artimuse.artimuse_core.errors import MissingExtraError, ModelError, UsageError
 from artimuse.artimuse_core.models import NANO, locate
 from artimuse.artimuse_core.pictures import render_pictures
 from artimuse.artimuse_core.preprocess import preprocess_batch
@@ -106,6 +107,8 @@ def test_a_changed_graph_is_refused(broken) -> None:
         ({"preprocessing": {"fit": "crop"}}, "asks for preprocessing"),
         ({"colour": "blue"}, "no manifest of this version"),
         ({"data_sha256": {"../score.onnx": ""}}, "no file of its own directory"),
+        ({"writer": "me"}, "no manifest of this version"),
+        ({"tensorrt": {"precision": "fp16", "min_batch": 9}}, "no TensorRT plan of this version"),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(broken, change: dict, reason: str) -> None:
@@ -221,10 +224,20 @@ def test_real_images_are_verified_too(sharded, photos, tiny_bundle, tmp_path) ->
         verify.verify_bundle(tiny_bundle, "cpu", photos)
 
 
-@pytest.mark.parametrize("wrong", [{"precision": "fp4"}, {"opset": 19}, {"batch": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"precision": "fp4"}, {"opset": 19}, {"batch": -1}, {"tools": "optimum", "precision": "int4"}],
+)
 def test_recipes_that_make_no_sense_are_refused(wrong: dict) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         Recipe(**wrong)
+
+
+def test_optimum_that_is_not_installed_is_named(tiny_checkpoint, tmp_path) -> None:
+    if importlib.util.find_spec("optimum"):
+        pytest.skip("it is installed here")
+    with pytest.raises(MissingExtraError, match=r"artimuse\[optimum\]"):
+        to_onnx.export_onnx(tiny_checkpoint, tmp_path / "a", Recipe(tools="optimum"))
 
 
 def test_export_from_the_command_line(tiny_checkpoint, photos, tmp_path) -> None:

@@ -178,7 +178,7 @@ def test_an_engine_is_built_once_and_for_the_plan(gpu, planned, tiny_bundle, pic
     np.testing.assert_allclose(scorer.engine.score_logits(pixels[:1]), wanted[:1], atol=1e-4)
 
 
-@pytest.mark.parametrize("change", ["driver", "tensorrt", "engine", "context"])
+@pytest.mark.parametrize("change", ["driver", "tensorrt", "engine", "context", "facts"])
 def test_an_engine_that_does_not_fit_is_built_again(gpu, planned, caplog, change: str) -> None:
     Scorer.load(planned)
     assert "there is none yet" in caplog.text
@@ -187,6 +187,9 @@ def test_an_engine_that_does_not_fit_is_built_again(gpu, planned, caplog, change
     if change == "engine":
         engine.write_bytes(b"tampered")
         reason = "fused.engine is missing or changed"
+    elif change == "facts":
+        (engine.parent / tensorrt.FACTS).write_text("{")
+        reason = "engine.json cannot be read"
     elif change == "context":
         gpu.context_starts = False
         reason = "engine of another version"
