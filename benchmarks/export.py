@@ -2,12 +2,13 @@
 
     python benchmarks/export.py                          # nano
     python benchmarks/export.py --model DIR --images 4   # a large one
-    python benchmarks/export.py --opsets 18,20,21,22,23,24 --precisions fp32 --no-torch
-    python benchmarks/export.py --tools --precisions fp32,int8 --no-torch   # other people's tools
+    python benchmarks/export.py --opsets 18,20,21,22,23,24 --precisions "" --no-torch
+    python benchmarks/export.py --tools --precisions int8 --no-torch   # other people's tools
 
-Each side loads and runs in a process of its own, in turns, so that memory is each side's and a busy
-machine slows all of them. ``--tools`` adds static quantization, offline optimisation and, in an
-environment with the extra ``optimum``, ORTQuantizer and ORTOptimizer.
+Two tables. In the first each side loads and runs in a process of its own, in turns, so that memory
+is each side's. In the second (--opsets, --tools) all graphs run in one process, in turns. --tools
+compares static quantization, offline optimisation and, in an environment with the extra optimum,
+ORTQuantizer and ORTOptimizer. ``--work`` keeps the bundles for another run.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,65 +35,75 @@ from artimuse.export import verify
 import machine
 
 GRAPH = "score.onnx"
+Run = Callable[[Any], Any]
 
 
-def measure(side: str, path: Path, images: int, batch: int, threads: int) -> dict[str, Any]:
-    """One side in this process."""
-    start = time.perf_counter()
-    run: Callable[[Any], Any]
-    if side.startswith("torch"):
-        import torch
+def open_torch(path: Path, threads: int, compiled: bool) -> tuple[Run, int]:
+    import torch
 
-        from artimuse.artimuse_core.engines import TorchEngine
+    from artimuse.artimuse_core.engines import TorchEngine
 
-        torch.set_num_threads(threads)
-        engine = TorchEngine(path, device="cpu", dtype="fp32", compiled=side == "torch.compile")
-        run, size = engine.score_logits, engine.input_size
-    else:
-        import onnxruntime
+    torch.set_num_threads(threads)
+    engine = TorchEngine(path, device="cpu", dtype="fp32", compiled=compiled)
+    return engine.score_logits, engine.input_size
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
-        size = session.get_inputs()[0].shape[2]
 
-        def run(pixels: Any) -> Any:
-            return session.run(["score_logits"], {"pixel_values": pixels})[0]
+def open_graph(path: Path, threads: int) -> tuple[Run, int]:
+    import onnxruntime
 
-    pixels = verify.rendered_pixels(size)[:images]
-    batches = [pixels[i : i + batch] for i in range(0, len(pixels), batch)]
-    run(batches[0])
-    ready = time.perf_counter() - start
-    seconds = []
-    logits = []
-    for part in batches:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+
+    def run(pixels: Any) -> Any:
+        return session.run(["score_logits"], {"pixel_values": pixels})[0]
+
+    return run, session.get_inputs()[0].shape[2]
+
+
+def measure(sides: dict[str, Path], options: argparse.Namespace) -> dict[str, Any]:
+    """All of ``sides`` in this process, in turns."""
+    opened: dict[str, Run] = {}
+    answer: dict[str, Any] = {side: {"rates": []} for side in sides}
+    for side, path in sides.items():
         start = time.perf_counter()
-        logits.append(run(part))
-        seconds.append((time.perf_counter() - start) / len(part))
+        if side.startswith("torch"):
+            opened[side], size = open_torch(path, options.threads, side == "torch.compile")
+        else:
+            opened[side], size = open_graph(path, options.threads)
+        answer[side]["load"] = time.perf_counter() - start
+    pixels = verify.rendered_pixels(size)[: options.images]
+    batches = [pixels[i : i + options.batch] for i in range(0, len(pixels), options.batch)]
+    for side, run in opened.items():
+        start = time.perf_counter()
+        run(batches[0])
+        answer[side]["first"] = time.perf_counter() - start
+    for _ in range(options.turns):
+        for side, run in opened.items():
+            start = time.perf_counter()
+            logits = np.concatenate([run(part) for part in batches])
+            answer[side]["rates"].append(len(pixels) / (time.perf_counter() - start))
+            answer[side]["scores"] = ORDERED_100.readout(logits).score.tolist()
     status = Path("/proc/self/status").read_text()
-    return {
-        "ready": ready,
-        "rate": 1 / statistics.median(seconds),
-        "gb": int(status.partition("VmHWM:")[2].split()[0]) / 1e6,
-        "scores": ORDERED_100.readout(np.concatenate(logits)).score.tolist(),
-    }
+    for one in answer.values():
+        one["mb"] = int(status.partition("VmHWM:")[2].split()[0]) / 1e3
+    return answer
 
 
-def tool_variants(fp32: Path, work: Path, heads: int, width: int) -> Iterator[tuple[str, Path]]:
+def tool_variants(fp32: Path, work: Path, source: Path) -> dict[str, Path]:
     """The fp32 graph as other tools make it."""
     import onnxruntime
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     from artimuse.export import optimum_tools
 
-    for name, level in (("extended", "ORT_ENABLE_EXTENDED"), ("all", "ORT_ENABLE_ALL")):
+    def offline(level: Any, path: Path) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-        options.optimized_model_filepath = str(work / f"{name}.onnx")
+        options.graph_optimization_level = level
+        options.optimized_model_filepath = str(path)
         onnxruntime.InferenceSession(fp32, options, ["CPUExecutionProvider"])
-        yield f"onnxruntime optimised offline, {name}", work / f"{name}.onnx"
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
@@ -102,103 +114,134 @@ def tool_variants(fp32: Path, work: Path, heads: int, width: int) -> Iterator[tu
             one = next(self.left, None)
             return None if one is None else {"pixel_values": one[None]}
 
-    quantize_static(
-        fp32, work / "static.onnx", Reader(), op_types_to_quantize=["MatMul", "Gemm"],
-        per_channel=True, weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
-    )  # fmt: skip
-    yield "onnxruntime quantize_static, int8", work / "static.onnx"
+    def static(path: Path) -> None:
+        quantize_static(
+            fp32, path, Reader(), op_types_to_quantize=["MatMul", "Gemm"], per_channel=True,
+            weight_type=QuantType.QInt8, activation_type=QuantType.QUInt8,
+        )  # fmt: skip
+
+    levels = onnxruntime.GraphOptimizationLevel
+    made: dict[str, tuple[Path, Callable[[Path], Any]]] = {
+        "onnxruntime, optimised offline, extended": (
+            work / "extended.onnx", partial(offline, levels.ORT_ENABLE_EXTENDED)),
+        "onnxruntime, optimised offline, all": (
+            work / "all.onnx", partial(offline, levels.ORT_ENABLE_ALL)),
+        "onnxruntime quantize_static, int8": (work / "static.onnx", static),
+    }  # fmt: skip
     try:
         optimum_tools.require()
-        yield "optimum ORTQuantizer, int8", optimum_tools.quantize(fp32, work / "q")
+    except Exception as error:
+        print(f"left out: {error}", file=sys.stderr)
+    else:
+        vision = json.loads((source / "config.json").read_text())["vision_config"]
+        shape = {"heads": vision["num_attention_heads"], "width": vision["hidden_size"]}
+        written = f"optimum/{fp32.stem}_optimum.onnx"
+        made["optimum ORTQuantizer, int8"] = (
+            work / "q" / written,
+            lambda path: optimum_tools.quantize(fp32, work / "q"),
+        )
         for level in (1, 2, 99):
-            yield (
-                f"optimum ORTOptimizer, level {level}",
-                optimum_tools.optimize(
-                    fp32, work / f"o{level}", heads=heads, width=width, level=level
+            folder = work / f"o{level}"
+            made[f"optimum ORTOptimizer, level {level}"] = (
+                folder / written,
+                lambda path, level=level, folder=folder: optimum_tools.optimize(
+                    fp32, folder, level=level, **shape
                 ),
             )
-    except Exception as error:
-        print(f"optimum: {error}", file=sys.stderr)
+    for path, make in made.values():
+        if not path.exists():
+            make(path)
+    return {label: path for label, (path, _) in made.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--precisions", default="fp32,int8,int4")
+    parser.add_argument("--precisions", default="int8,int4", help="besides fp32")
     parser.add_argument("--opsets", default="", help="fp32 once more at each of these")
     parser.add_argument("--tools", action="store_true")
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--images", type=int, default=64, help="a round, at most 64")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="of processes")
+    parser.add_argument("--turns", type=int, default=5, help="within a process")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--side", help=argparse.SUPPRESS)
-    parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=Path, help="where to keep the bundles")
+    parser.add_argument("--sides", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.side:
-        print(json.dumps(measure(options.side, options.path, options.images, options.batch,
-                                 options.threads)))  # fmt: skip
+    if options.sides:
+        sides = {side: Path(path) for side, path in options.sides.items()}
+        print(json.dumps(measure(sides, options)))
         return
+    with tempfile.TemporaryDirectory() as folder:
+        compare(locate(options.model), options.work or Path(folder), options)
 
+
+def compare(source: Path, work: Path, options: argparse.Namespace) -> None:
     # Only here: a side that needs no torch is to be measured without it.
     from artimuse.export.to_onnx import Recipe, export_onnx
 
-    source = locate(options.model)
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        sides: dict[str, Path] = {}
-        if not options.no_torch:
-            sides |= {"torch": source, "torch.compile": source}
-        for precision in options.precisions.split(","):
-            export_onnx(source, work / precision, Recipe(precision))
-            sides[f"onnxruntime {precision}"] = work / precision / GRAPH
-        for opset in filter(None, options.opsets.split(",")):
-            export_onnx(source, work / f"opset{opset}", Recipe(opset=int(opset)))
-            sides[f"onnxruntime fp32, opset {opset}"] = work / f"opset{opset}" / GRAPH
-        if options.tools:
-            vision = json.loads((source / "config.json").read_text())["vision_config"]
-            sides |= dict(
-                tool_variants(
-                    work / "fp32" / GRAPH, work, vision["num_attention_heads"],
-                    vision["hidden_size"],
-                )
-            )  # fmt: skip
-        table(sides, source, work, options)
+    def made(name: str, recipe: Recipe) -> Path:
+        if not (work / name).exists():
+            export_onnx(source, work / name, recipe)
+        return work / name / GRAPH
 
+    fp32 = made("fp32", Recipe())
+    apart = {} if options.no_torch else {"torch": source, "torch.compile": source}
+    apart["onnxruntime fp32"] = fp32
+    for precision in filter(None, options.precisions.split(",")):
+        apart[f"onnxruntime {precision}"] = made(precision, Recipe(precision))
+    together = {"onnxruntime fp32": fp32}
+    for opset in filter(None, options.opsets.split(",")):
+        together[f"opset {opset}"] = made(f"opset{opset}", Recipe(opset=int(opset)))
+    if options.tools:
+        together |= {side: path for side, path in apart.items() if side.startswith("onnx")}
+        together |= tool_variants(fp32, work, source)
 
-def table(sides: dict[str, Path], source: Path, work: Path, options: argparse.Namespace) -> None:
-    def child(side: str, path: Path) -> Any:
-        command = [sys.executable, __file__, "--side", side, "--path", str(path),
-                   "--images", str(options.images), "--batch", str(options.batch),
-                   "--threads", str(options.threads)]  # fmt: skip
-        return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-
-    rounds: dict[str, list[Any]] = {side: [] for side in sides}
-    for _ in range(options.rounds):
-        for side, path in sides.items():
-            rounds[side].append(child(side, path))
-    golden = bundle.golden_logits(next(p.parent for p in sides.values() if p.parent.parent == work))
-    wanted = ORDERED_100.readout(golden[: options.images]).score
-    base = next(iter(sides))
     print(f"{machine.describe()}; {options.model}, batch {options.batch}, {options.threads} "
-          f"threads, {options.images} images a round, {options.rounds} rounds\n")  # fmt: skip
-    print(f"| | images/s | times {base} | load and first batch, s | peak MB | files MB "
+          f"threads, {options.images} images\n")  # fmt: skip
+    wanted = ORDERED_100.readout(bundle.golden_logits(fp32.parent)[: options.images]).score
+    rounds = [
+        {side: child({side: path}, options)[side] for side, path in apart.items()}
+        for _ in range(options.rounds)
+    ]
+    table(apart, rounds, wanted)
+    if len(together) > 1:
+        print("\nIn one process:\n")
+        table(together, [child(together, options)], wanted)
+
+
+def child(sides: dict[str, Path], options: argparse.Namespace) -> Any:
+    named = json.dumps({side: str(path) for side, path in sides.items()})
+    command = [sys.executable, __file__, "--sides", named]
+    for name in ("images", "batch", "turns", "threads"):
+        command += [f"--{name}", str(getattr(options, name))]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def table(sides: dict[str, Path], rounds: list[dict[str, Any]], wanted: Any) -> None:
+    base = next(iter(sides))
+    print(f"| | images/s | times {base} | load, s | first batch, s | peak MB | files MB "
           "| score error, mean | at most | SRCC |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|---|---|")
-    for side, runs in rounds.items():
-        pairs = zip(runs, rounds[base], strict=True)
-        ratio = statistics.median(one["rate"] / other["rate"] for one, other in pairs)
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for side, path in sides.items():
+        runs = [one[side] for one in rounds]
+        rates = [rate for run in runs for rate in run["rates"]]
+        ratio = statistics.median(
+            rate / other
+            for one in rounds
+            for rate, other in zip(one[side]["rates"], one[base]["rates"], strict=True)
+        )
+        load, first = (statistics.median(run[key] for run in runs) for key in ("load", "first"))
         scores = np.array(runs[0]["scores"], np.float32)
         errors = np.abs(scores - wanted)
-        path = sides[side]
         files = (
             [path, *path.parent.glob("*.data")] if path.is_file() else path.glob("*.safetensors")
         )
         size = sum(file.stat().st_size for file in files) / 1e6
         print(
-            f"| {side} | {statistics.median(run['rate'] for run in runs):.3g} | {ratio:.2f} "
-            f"| {statistics.median(run['ready'] for run in runs):.2f} "
-            f"| {max(run['gb'] for run in runs) * 1e3:.0f} | {size:.1f} | {errors.mean():.2g} "
+            f"| {side} | {statistics.median(rates):.3g} | {ratio:.2f} | {load:.2f} | {first:.2f} "
+            f"| {max(run['mb'] for run in runs):.0f} | {size:.1f} | {errors.mean():.2g} "
             f"| {errors.max():.2g} | {verify.srcc(scores, wanted):.4f} |"
         )
 
