@@ -39,6 +39,7 @@ bench: $(DEV)/.installed  ## The figures in README and docs; AGIQA=… is the fo
 	$(DEV)/bin/python benchmarks/nano_quality.py --data $(AGIQA)
 	$(DEV)/bin/python benchmarks/engine_speed.py
 	$(DEV)/bin/python benchmarks/curate_speed.py
+	$(DEV)/bin/python benchmarks/export.py
 
 nano: $(DEV)/.installed  ## Train the embedded model from nothing, about two hours on 2 cores; resumes.
 	$(DEV)/bin/python -m artimuse.training.nano --data $(AGIQA) --output build/nano --resume
@@ -54,7 +55,7 @@ $(DEV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
 	# torch first and pinned: as somebody's dependency it would bring CUDA.
 	$(DEV)/bin/python $(PIP_INSTALL) torch
-	$(DEV)/bin/python $(PIP_INSTALL) -e '.[curate,torch,quantize,export,train,annotate,serve,client,ray,examples,dev]'
+	$(DEV)/bin/python $(PIP_INSTALL) -e '.[curate,torch,quantize,export,critique,train,annotate,serve,client,ray,examples,dev]'
 	touch $@
 
 $(T4)/.installed: pyproject.toml constraints-transformers4.txt

@@ -89,7 +89,8 @@ def critique(
 ) -> None:
     """Say why: a score and a text on each of eight attributes.
 
-    Needs a model that was trained to write, and the torch extra.
+    Needs a model that was trained to write, and the torch extra, or a bundle of such a model that
+    was exported with --critique.
     """
     import json
 
@@ -101,8 +102,8 @@ def critique(
 
     asked = [known.attribute(name) for name in attributes] or known.ATTRIBUTES
     files, directory = scan(images), locate(use.model)
-    with needs("torch"):
-        from .artimuse_core.critic import Critic
+    from .artimuse_core.critic import Critic
+
     critic = Critic.load(
         directory,
         use.device,
@@ -110,7 +111,7 @@ def critique(
         max_pixels=use.pixels,
         quantize=use.quantize,
     )
-    click.echo(f"model {critic.name} on {critic.runner.device}", err=True)
+    click.echo(f"model {critic.name} on {critic.device}", err=True)
     failed = 0
     for file in files:
         row: dict[str, Any] = {"path": str(file), "model": critic.name, "error": None}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,23 @@ PREPROCESSING: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
+class WriterFiles:
+    """What a bundle holds to write critiques with; see :mod:`.critic_onnx`."""
+
+    prefill: str
+    """``pixel_values`` (1,3,S,S) → ``score_logits`` (1,K), ``cache``."""
+    decode: str
+    """``ids``, ``positions``, ``seen``, ``past``, ``last`` → ``logits``, ``present``."""
+    tokenizer: str
+    sha256: dict[str, str]
+    """Of these files and of those their weights lie in."""
+    score_ids: list[int]
+    """Of the score tokens, in the order of the token table."""
+    system_message: str
+    score_question: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What ``manifest.json`` holds."""
 
@@ -55,6 +73,15 @@ class Manifest:
     """Score of each token, in the order of the graph's columns."""
     precision: str
     """Of the computation: fp32, fp16, …"""
+    data_sha256: dict[str, str] = field(default_factory=dict)
+    """Hash of each further file that holds weights; empty where the graph's own file has all."""
+    batch: int = 0
+    """Images a run takes; 0: any number."""
+    opset: int = 0
+    tensorrt: dict[str, Any] = field(default_factory=dict)
+    """The :class:`.tensorrt.Plan` of a bundle made for TensorRT; empty for any other."""
+    writer: dict[str, Any] = field(default_factory=dict)
+    """:class:`WriterFiles` of a bundle that writes critiques; empty where it scores only."""
     preprocessing: dict[str, Any] = field(default_factory=lambda: dict(PREPROCESSING))
     prompt_sha256: str = ""
     """Hash of the whole prompt text the graph holds as constants."""
@@ -70,6 +97,11 @@ class Manifest:
     tools: dict[str, str] = field(default_factory=dict)
     """Versions the bundle was made with."""
     format: int = FORMAT
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of each file that is read to score, by its name."""
+        return {self.graph: self.graph_sha256, **self.data_sha256}
 
     def tokens(self) -> ScoreTokens:
         return ScoreTokens(
@@ -96,28 +128,42 @@ def read(directory: Path) -> Manifest:
     try:
         manifest = Manifest(**loaded)
         manifest.tokens()
-    except (TypeError, UsageError) as error:
+        names = [*manifest.files, *manifest.writer.get("sha256", ())]
+    except (TypeError, AttributeError, UsageError) as error:
         raise ModelError(f"{path} is no manifest of this version: {error}") from error
     if manifest.preprocessing != PREPROCESSING:
         raise ModelError(
             f"{path} asks for preprocessing {manifest.preprocessing}, this version has "
             f"{dict(PREPROCESSING)}; update artimuse"
         )
-    graph = directory / manifest.graph
-    if not graph.is_file():
-        raise ModelError(f"{graph} is missing; export or download the bundle again")
+    for name in names:
+        if Path(name).name != name:
+            raise ModelError(f"{path} names {name!r}, which is no file of its own directory")
+        if not (directory / name).is_file():
+            raise ModelError(f"{directory / name} is missing; export or download the bundle again")
     return manifest
 
 
-def check_graph(directory: Path, manifest: Manifest) -> bytes:
-    """The graph's bytes, after comparing their hash with the manifest's."""
-    graph = (directory / manifest.graph).read_bytes()
-    if hashlib.sha256(graph).hexdigest() != manifest.graph_sha256:
-        raise ModelError(
-            f"{directory / manifest.graph} does not match its manifest (truncated or changed); "
-            "export or download the bundle again"
-        )
-    return graph
+def check_files(directory: Path, files: Mapping[str, str]) -> None:
+    """Compare the SHA-256 of files with their manifest's. Raises ModelError with the first."""
+    with ThreadPoolExecutor(4) as pool:  # hashing lets go of the interpreter
+        found = pool.map(lambda name: sha256(directory / name), files)
+        for (name, wanted), got in zip(files.items(), found, strict=True):
+            if got != wanted:
+                raise ModelError(
+                    f"{directory / name} does not match its manifest (truncated or changed); "
+                    "export or download the bundle again"
+                )
+
+
+def sha256(*files: Path) -> str:
+    """Of files of any size, one after the other."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def golden_logits(directory: Path) -> npt.NDArray[np.float32]:

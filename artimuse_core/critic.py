@@ -1,40 +1,70 @@
 """Critiques: what a model says about an image, attribute by attribute (paper Sec. 4.2, App. D.3).
 
 The image is encoded and prefilled once. The score and all attributes branch from that cache, the
-attributes as one batch, greedy by default as the reference decodes.
+attributes as one batch, greedy by default as the reference decodes. What computes is a
+:class:`Writer`: torch over a checkpoint, or onnxruntime over a bundle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
-from . import checkpoint
+from . import bundle
 from .attributes import ATTRIBUTES, Attribute
-from .bundle import is_bundle
-from .decoder import KeyValue, join, run_blocks
-from .errors import UsageError
+from .errors import MissingExtraError, UsageError
 from .images import DEFAULT_MAX_PIXELS, load_image
 from .preprocess import preprocess
-from .prompts import (
-    IM_END,
-    attribute_question,
-    attribute_score_question,
-    chat_prompt,
-    system_message,
-)
+from .prompts import attribute_question, attribute_score_question, chat_prompt
 from .results import ScoreResult
-from .torch_graph import GraphRunner
+from .score_tokens import ORDERED_100, ScoreTokens
 
 DEFAULT_MAX_NEW_TOKENS = 512
 
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
 OnText = Callable[[Attribute, str], None]
 """Called with each new piece of an attribute's text as it is written."""
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back."""
+
+    stop: int
+    """Id of the token that ends an answer."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: list[int]) -> str: ...
+
+
+class Writer(Protocol):
+    """A model that scores an image and writes about it, from one prefill."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def input_size(self) -> int: ...
+
+    def prefill(self, pixel_values: Floats) -> tuple[Floats, Any]:
+        """(1, 3, S, S) → score logits (1, K), and the cache that questions branch from."""
+        ...
+
+    def greedy(self, cache: Any, questions: Sequence[list[int]]) -> Iterator[Ids]:
+        """The most likely next token of each of R questions (R,), again and again, without end."""
+        ...
+
+    def score_logits(self, cache: Any, questions: Sequence[list[int]]) -> Floats:
+        """(R, K) logits of the score tokens as the first token of each answer."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,24 +79,31 @@ class Critique:
 
 
 class Critic:
-    """Writes critiques with a checkpoint; make one with :meth:`load`."""
+    """Writes critiques with a checkpoint or a bundle; make one with :meth:`load`."""
 
     def __init__(
         self,
-        runner: GraphRunner,
-        tokenizer: Any,
-        config: Mapping[str, Any],
+        writer: Writer,
+        tokenizer: Tokenizer,
+        *,
+        system: str,
+        score_question: str,
         name: str,
-        max_pixels: int,
+        tokens: ScoreTokens = ORDERED_100,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
-        self.runner = runner
+        self.writer = writer
+        self.tokens = tokens
         self.name = name
-        self._graph = runner.graph
         self._tokenizer = tokenizer
-        self._system = system_message(config)
-        self._score_question = checkpoint.score_question(config)
-        self._max_pixels = max_pixels
-        self._stop: int = tokenizer.convert_tokens_to_ids(IM_END)
+        self._system = system
+        self._score_question = score_question
+        self.max_pixels = max_pixels
+
+    @property
+    def device(self) -> str:
+        """Where it computes, for messages."""
+        return self.writer.device
 
     @classmethod
     def load(
@@ -78,29 +115,30 @@ class Critic:
         max_pixels: int = DEFAULT_MAX_PIXELS,
         quantize: str = "none",
     ) -> Critic:
-        """From a checkpoint directory; options as in ``Scorer.load``.
+        """From a checkpoint directory, or a bundle with critiques; options as in ``Scorer.load``.
 
-        Raises UsageError for a model that was trained to score only, or an ONNX bundle alone.
+        Raises UsageError for a model that was trained or exported to score only.
         """
-        if is_bundle(directory) and not (directory / "config.json").is_file():
-            raise UsageError(
-                f"{directory} is an ONNX bundle, which scores only; critiques need the checkpoint"
-            )
-        config = checkpoint.read_config(directory)
-        if not config.get("critiques", True):
-            raise UsageError(
-                f"{directory.name} was trained to score only; critiques need another --model, "
-                "e.g. a checkpoint directory in the official format"
-            )
-        return cls(
-            GraphRunner(directory, device=device, dtype=dtype, quantize=quantize),
-            checkpoint.load_tokenizer(directory),
-            config,
-            directory.resolve().name,
-            max_pixels,
-        )
+        if bundle.is_bundle(directory):
+            manifest = bundle.read(directory)
+            if manifest.writer:
+                from . import critic_onnx
 
-    @torch.inference_mode()
+                if dtype not in ("auto", manifest.precision) or quantize != "none":
+                    raise UsageError(f"this bundle computes in {manifest.precision}; leave --dtype "
+                                     "at auto and --quantize at none")  # fmt: skip
+                return critic_onnx.load(directory, manifest, device, max_pixels)
+            if not (directory / "config.json").is_file():
+                raise UsageError(
+                    f"{directory} is an ONNX bundle that scores only; export it with --critique, "
+                    "or give the checkpoint"
+                )
+        try:
+            from . import critic_torch
+        except ImportError as error:
+            raise MissingExtraError(error.name or "torch", "torch") from error
+        return critic_torch.load(directory, device, dtype, quantize, max_pixels)
+
     def critique(
         self,
         image: Any,
@@ -117,25 +155,24 @@ class Critic:
         """
         if max_new_tokens < 1:
             raise UsageError(f"expected max_new_tokens of at least 1, got {max_new_tokens}")
-        picture = load_image(image, max_pixels=self._max_pixels)
-        pixels = torch.from_numpy(preprocess(picture, self._graph.input_size))[None]
-        cache = self._graph.prefill(pixels.to(self.runner.device, self.runner.dtype))
-        read = self.runner.tokens.readout(self._graph.score_from(cache).cpu().numpy())
+        picture = load_image(image, max_pixels=self.max_pixels)
+        logits, cache = self.writer.prefill(preprocess(picture, self.writer.input_size)[None])
+        read = self.tokens.readout(logits)
         result = ScoreResult(float(read.score[0]), float(read.std[0]), self.name, read.probs[0])
         texts = self._write(cache, attributes, max_new_tokens, on_text) if attributes else []
         scores = self._attribute_scores(cache, attributes) if attribute_scores else {}
         return Critique(result, {a.name: t for a, t in zip(attributes, texts, strict=True)}, scores)
 
     def _attribute_scores(
-        self, cache: list[KeyValue], attributes: Sequence[Attribute]
+        self, cache: Any, attributes: Sequence[Attribute]
     ) -> dict[str, ScoreResult]:
         if not attributes:
             return {}
-        if not self.runner.tokens.single_token:
+        if not self.tokens.single_token:
             raise UsageError(f"{self.name} answers in words; attribute scores need score tokens")
         questions = [attribute_score_question(a, self._score_question) for a in attributes]
-        logits = _Batch(self._graph, cache, [self._ids(q) for q in questions]).start()
-        read = self.runner.tokens.readout(logits[:, self._graph.score_ids].cpu().numpy())
+        logits = self.writer.score_logits(cache, [self._ids(q) for q in questions])
+        read = self.tokens.readout(logits)
         return {
             attribute.name: ScoreResult(float(score), float(std), self.name, probs)
             for attribute, score, std, probs in zip(
@@ -145,102 +182,36 @@ class Critic:
 
     def _ids(self, question: str) -> list[int]:
         """Tokens from the end of the image to where the answer begins."""
-        text = chat_prompt(question, self._system).after
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
-        return ids
+        return self._tokenizer.encode(chat_prompt(question, self._system).after)
 
     def _write(
-        self,
-        cache: list[KeyValue],
-        attributes: Sequence[Attribute],
-        max_new_tokens: int,
-        on_text: OnText,
+        self, cache: Any, attributes: Sequence[Attribute], max_new_tokens: int, on_text: OnText
     ) -> list[str]:
         """Greedy decoding of all questions at once, each row from the shared image cache."""
         questions = [self._ids(attribute_question(attribute)) for attribute in attributes]
-        batch = _Batch(self._graph, cache, questions)
-        logits = batch.start()
         streams = [_Stream(self._tokenizer) for _ in attributes]
         running = set(range(len(attributes)))
-        for step in range(max_new_tokens):
-            chosen = logits.argmax(dim=-1)  # (R,)
+        for chosen in islice(self.writer.greedy(cache, questions), max_new_tokens):
             for row in sorted(running):
                 token = int(chosen[row])
-                piece = streams[row].end() if token == self._stop else streams[row].add(token)
-                if token == self._stop:
+                ended = token == self._tokenizer.stop
+                piece = streams[row].end() if ended else streams[row].add(token)
+                if ended:
                     running.discard(row)
                 if piece:
                     on_text(attributes[row], piece)
-            if not running or step == max_new_tokens - 1:
+            if not running:
                 break
-            logits = batch.step(chosen)
         for row in sorted(running):
             if piece := streams[row].end():
                 on_text(attributes[row], piece)
         return [stream.text.strip() for stream in streams]
 
 
-class _Batch:
-    """Rows of different lengths behind one shared cache.
-
-    Questions are padded on the right to a common width Q, so row r's new tokens sit in slots
-    P + Q, P + Q + 1, … while their positions go on from P + len(r); padding is never attended to.
-    """
-
-    def __init__(self, graph: Any, cache: list[KeyValue], questions: list[list[int]]) -> None:
-        self._graph, self._cache = graph, cache
-        device = cache[0][0].device
-        self._shared = cache[0][0].shape[2]  # P
-        self._lengths = torch.tensor([len(ids) for ids in questions], device=device)
-        width = max(map(len, questions))
-        padded = [ids + [0] * (width - len(ids)) for ids in questions]
-        self._ids = torch.tensor(padded, device=device)  # (R, Q)
-        self._written = 0
-
-    def start(self) -> Tensor:
-        """Prefill the questions; (R, vocabulary) logits after each one's last token."""
-        width, device = self._ids.shape[1], self._ids.device
-        slots = torch.arange(width, device=device)
-        causal = slots[None, :] <= slots[:, None]  # (Q, Q)
-        mask = torch.cat([causal.new_ones(width, self._shared), causal], dim=1)
-        hidden = self._run(self._ids, self._shared + slots, mask)  # padding comes after, unseen
-        rows = torch.arange(len(self._ids), device=device)
-        return self._logits(hidden[rows, self._lengths - 1])
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Append one token a row (R,); (R, vocabulary) logits."""
-        width, device = self._ids.shape[1], self._ids.device
-        question = torch.arange(width, device=device)[None, :] < self._lengths[:, None]  # (R, Q)
-        ones = question.new_ones(len(question), 1)
-        seen = [ones.expand(-1, self._shared), question, ones.expand(-1, self._written + 1)]
-        mask = torch.cat(seen, dim=1)[:, None, None]  # (R, 1, 1, P + Q + written + 1)
-        positions = (self._shared + self._lengths + self._written)[:, None]  # (R, 1)
-        self._written += 1
-        return self._logits(self._run(tokens[:, None], positions, mask)[:, 0])
-
-    def _run(self, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        new: list[KeyValue] = []
-        hidden = run_blocks(
-            self._graph.decoder.layers,
-            self._graph.shape,
-            self._graph.decoder.embed_tokens(ids),
-            self._cache,
-            self._graph.shape.rope(positions),
-            mask,
-            collect=new,
-        )
-        self._cache = [join(past, pair) for past, pair in zip(self._cache, new, strict=True)]
-        return hidden
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self._graph.lm_head(self._graph.decoder.norm(hidden)).float()
-        return logits
-
-
 class _Stream:
     """Token ids to text as they come, holding back characters that are not complete yet."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
         self._shown = 0
@@ -249,7 +220,7 @@ class _Stream:
     def add(self, token: int) -> str:
         """What can be shown now that was not shown before."""
         self._ids.append(token)
-        self.text = self._tokenizer.decode(self._ids, skip_special_tokens=True)
+        self.text = self._tokenizer.decode(self._ids)
         complete = self.text.rstrip("\N{REPLACEMENT CHARACTER}")
         piece, self._shown = complete[self._shown :], max(self._shown, len(complete))
         return piece

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from .bundle import Manifest, check_graph
-from .errors import MissingExtraError, ModelError, OutOfMemoryError, UsageError
+from . import providers, tensorrt
+from .bundle import Manifest, check_files
+from .errors import MissingExtraError, ModelError, OutOfMemoryError
 from .images import one_line
 from .score_tokens import ScoreTokens
 
@@ -22,7 +24,7 @@ log = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
+DEVICES = ("auto", "cpu", "cuda", "mps", "tensorrt")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -43,50 +45,82 @@ class Engine(Protocol):
 
 
 class OnnxEngine:
-    """onnxruntime over a bundle's graph: CPU, or CUDA where onnxruntime-gpu is installed."""
+    """onnxruntime over a bundle's graph, on the best provider it has for it."""
 
     def __init__(
-        self, directory: Path, manifest: Manifest, *, device: str = "auto", threads: int = 0
+        self,
+        directory: Path,
+        manifest: Manifest,
+        *,
+        device: str = "auto",
+        threads: int = 0,
+        graph: bytes | None = None,
     ) -> None:
-        """``threads``: within one run; 0 leaves it to onnxruntime, one per core."""
-        import onnxruntime
-
-        available = onnxruntime.get_available_providers()
-        providers = ["CPUExecutionProvider"]
-        if device.startswith("cuda") or (device == "auto" and "CUDAExecutionProvider" in available):
-            if "CUDAExecutionProvider" not in available:
-                raise UsageError(
-                    f"device {device!r}: this onnxruntime has no CUDA; pip uninstall onnxruntime "
-                    "onnxruntime-gpu, then pip install onnxruntime-gpu"
-                )
-            providers.insert(0, "CUDAExecutionProvider")
-        elif device not in ("auto", "cpu"):
-            raise UsageError(f"device {device!r}: an ONNX bundle runs on cpu or cuda")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # Idle workers must not spin: the decoding threads need the cores.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        graph = check_graph(directory, manifest)
-        try:
-            self._session = onnxruntime.InferenceSession(graph, options, providers=providers)
-        except Exception as error:
-            raise ModelError(
-                f"onnxruntime cannot load {directory / manifest.graph}: {one_line(error)}"
-            ) from error
-        used = self._session.get_providers()[0]
-        self._device = "cuda" if used.startswith("CUDA") else "cpu"
-        if device.startswith("cuda") and self._device != "cuda":
-            raise ModelError(f"device {device!r}: onnxruntime could not start CUDA, see its log")
-        log.info("onnxruntime %s on %s", onnxruntime.__version__, used)
+        """
+        Args:
+            device: see :func:`.providers.choose`.
+            threads: within one run; 0 leaves it to onnxruntime, one per core.
+            graph: run this one over the bundle's data files instead of the bundle's own.
+        """
+        check_files(directory, manifest.files)
+        plan = tensorrt.plan_of(manifest)
+        self._index = int(device.partition(":")[2] or 0)
+        asked = providers.choose(
+            device,
+            onnxruntime_providers(),
+            precision=manifest.precision if graph is None else "fp32",
+            tensorrt=plan is not None,
+        )
+        machine = _tensorrt_machine(asked, device, self._index)
+        model = graph or (directory / manifest.graph).read_bytes()
+        if plan and machine:
+            wanted = tensorrt.facts(manifest, plan, machine)
+            home = tensorrt.home(directory, manifest, plan, machine)
+            settings = tensorrt.provider_options(plan, manifest.input_size, home, self._index)
+            self._session = tensorrt.start(
+                lambda: onnx_session(model, directory, asked, threads, self._index, settings),
+                lambda path: onnx_session(path, directory, asked, threads, self._index),
+                home,
+                wanted,
+            )
+        else:
+            self._session = onnx_session(model, directory, asked, threads, self._index)
+        self._device = providers.started(asked, self._session.get_providers(), device)
+        self._memory = "cpu" if self._device == "cpu" else "cuda"
+        self._least = manifest.batch or (plan.min_batch if plan else 1)
+        self._most = manifest.batch or (plan.max_batch if plan else 0)
+        self._outputs = {output.name for output in self._session.get_outputs()}
 
     @property
     def device(self) -> str:
         return self._device
 
     def score_logits(self, pixel_values: Floats) -> Floats:
+        return self._run("score_logits", pixel_values)
+
+    def embed(self, pixel_values: Floats) -> Floats:
+        """(B, 3, S, S) fp32 → (B, W) unit vectors; ModelError where the graph gives none."""
+        if "embedding" not in self._outputs:
+            raise ModelError("this bundle's graph gives no embedding; export it again")
+        return self._run("embedding", pixel_values)
+
+    def _run(self, output: str, pixel_values: Floats) -> Floats:
+        """One output for any number of images, in runs of the size that the graph takes."""
+        size = self._most or len(pixel_values)
+        parts = []
+        for start in range(0, len(pixel_values), size):
+            part = pixel_values[start : start + size]
+            lacking = max(0, self._least - len(part))
+            padded = np.pad(part, [(0, lacking), (0, 0), (0, 0), (0, 0)]) if lacking else part
+            parts.append(self._run_once(output, padded)[: len(part)])
+        return np.concatenate(parts)
+
+    def _run_once(self, output: str, pixel_values: Floats) -> Floats:
         try:
-            (logits,) = self._session.run(["score_logits"], {"pixel_values": pixel_values})
+            if self._memory == "cpu":
+                (answer,) = self._session.run([output], {"pixel_values": pixel_values})
+            else:
+                answer = self._run_bound(output, pixel_values)
         except Exception as error:
             text = one_line(error)
             if "allocate memory" in text or "out of memory" in text:
@@ -94,14 +128,79 @@ class OnnxEngine:
                     f"{self._device} ran out of memory at a batch of {len(pixel_values)}"
                 ) from error
             raise ModelError(f"onnxruntime failed: {text}") from error
-        return np.asarray(logits, np.float32)
+        return np.asarray(answer, np.float32)
 
-    def embed(self, pixel_values: Floats) -> Floats:
-        """(B, 3, S, S) fp32 → (B, W) unit vectors; ModelError where the graph gives none."""
-        if "embedding" not in {output.name for output in self._session.get_outputs()}:
-            raise ModelError("this bundle's graph gives no embedding; export it again")
-        (embedding,) = self._session.run(["embedding"], {"pixel_values": pixel_values})
-        return np.asarray(embedding, np.float32)
+    def _run_bound(self, output: str, pixel_values: Floats) -> Floats:
+        """With input and output bound to the GPU's memory: one copy in, only ``output`` out."""
+        import onnxruntime
+
+        binding = self._session.io_binding()
+        pixels = onnxruntime.OrtValue.ortvalue_from_numpy(pixel_values, self._memory, self._index)
+        binding.bind_ortvalue_input("pixel_values", pixels)
+        binding.bind_output(output, self._memory, self._index)
+        self._session.run_with_iobinding(binding)
+        answer: Floats = binding.copy_outputs_to_cpu()[0]
+        return answer
+
+
+def onnxruntime_providers() -> list[str]:
+    """What the installed onnxruntime was built with."""
+    import onnxruntime
+
+    available: list[str] = onnxruntime.get_available_providers()
+    return available
+
+
+def _tensorrt_machine(asked: list[str], device: str, index: int) -> tensorrt.Machine | None:
+    """What TensorRT engines are built for here; takes TensorRT out of ``asked`` where none is."""
+    if asked[0] != providers.TENSORRT:
+        return None
+    try:
+        return tensorrt.this_machine(index)
+    except ModelError as error:
+        if device != "auto":
+            raise
+        del asked[0]
+        log.warning("no TensorRT here (%s): trying %s", error, " and ".join(asked))
+        return None
+
+
+def onnx_session(
+    graph: bytes | Path,
+    directory: Path,
+    asked: Sequence[str],
+    threads: int = 0,
+    index: int = 0,
+    first_options: Mapping[str, str] | None = None,
+) -> Any:
+    """An onnxruntime session over a graph whose data files lie in ``directory``.
+
+    Args:
+        asked: providers, the best first; ``first_options`` are that one's.
+        index: number of the GPU.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Idle workers must not spin: the decoding threads need the cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(directory.resolve())
+    )
+    settings: list[Mapping[str, str]] = [
+        {} if one == providers.CPU else {"device_id": str(index)} for one in asked
+    ]
+    settings[0] = first_options or settings[0]
+    try:
+        session = onnxruntime.InferenceSession(graph, options, list(asked), settings)
+    except Exception as error:
+        raise ModelError(
+            f"onnxruntime cannot load the graph in {directory}: {one_line(error)}"
+        ) from error
+    log.info("onnxruntime %s on %s", onnxruntime.__version__, session.get_providers()[0])
+    return session
 
 
 class TorchEngine:

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import InternVLForConditionalGeneration
 
 from artimuse.artimuse_core import checkpoint
-from artimuse.artimuse_core.critic import _Batch
+from artimuse.artimuse_core.critic_torch import Branches
 from artimuse.artimuse_core.model import ScoringGraph
 
 import machine
@@ -193,12 +193,12 @@ def critique_prefill(shape: str, device: str, dtype: torch.dtype) -> tuple[float
     def shared() -> None:
         cache = graph.prefill(pixels)
         graph.score_from(cache)
-        _Batch(graph, cache, questions).start()
+        Branches(graph, cache, questions).start()
 
     def separate() -> None:
         graph.score_from(graph.prefill(pixels))
         for question in questions:
-            _Batch(graph, graph.prefill(pixels), [question]).start()
+            Branches(graph, graph.prefill(pixels), [question]).start()
 
     if device == "cuda":
         shared(), separate()

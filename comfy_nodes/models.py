@@ -63,15 +63,9 @@ class LoadedModel:
                 f"checkpoint that was trained to write: {', '.join(PUBLISHED)}, or a folder in "
                 f"{model_root()}"
             )
-        from ..artimuse_core import checkpoint, critic
+        from ..artimuse_core import critic_torch
 
-        return critic.Critic(
-            engine.runner,
-            checkpoint.load_tokenizer(self.directory),
-            checkpoint.read_config(self.directory),
-            name,
-            self.scorer.max_pixels,
-        )
+        return critic_torch.over(engine.runner, self.directory, name, self.scorer.max_pixels)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="nano (embedded), artimuse (the authors' 8B; also -ava, -para, -tad66k, "
             "-flickr-aes), a hub id, or a directory: checkpoint, adapter, ONNX bundle.",
         ),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps."),
+        click.option(
+            "--device", default="auto", show_default=True, help="auto, cpu, cuda, mps or tensorrt."
+        ),
         click.option(
             "--dtype", default="auto", show_default=True, help="auto, fp32, bf16 or fp16."
         ),

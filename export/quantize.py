@@ -1,42 +1,55 @@
-"""An fp32 graph in fewer bits, by onnxruntime's own tools."""
+"""An fp32 graph with fewer bits a weight, by onnxruntime's own tools."""
 
 from __future__ import annotations
 
-import tempfile
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-from onnxruntime.transformers.float16 import convert_float_to_float16
-from onnxruntime.transformers.onnx_model import OnnxModel
+import onnx_ir as ir
 
-PRECISIONS = ("fp32", "fp16", "int8", "int4")
+QUANTIZED = ("int8", "int4")
 BLOCK = 32
 """Weights that share a scale in int4. Smaller is more exact; 32 is the least there is."""
 
 
-def reduce_precision(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
-    """The same graph with fp16 computation, or int8 or int4 weights; inputs and outputs stay fp32.
+def quantize(stored: Path, precision: str, work: Path, *, external: bool) -> ir.Model:
+    """The graph in ``stored`` with int8 or int4 weights; inputs and outputs stay fp32.
 
-    int8 quantizes activations too, as the CPU computes with them; int4 is weight-only.
+    int8 quantizes activations too, as the CPU computes with them; int4 is weight-only. ``work`` is
+    a directory for files the answer may read from; ``external`` where the weights exceed one.
     """
-    if precision == "fp32":
-        return model
-    if precision == "fp16":
-        converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
-        converted.topological_sort()  # the casts of the inputs come last otherwise
-        return converted.model
+    with _root_logger_kept():
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
     if precision == "int8":
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "int8.onnx"
-            quantize_dynamic(
-                model, path, op_types_to_quantize=["MatMul", "Gemm"],
-                per_channel=True, weight_type=QuantType.QInt8,
-            )  # fmt: skip
-            return onnx.load(path)
+        path = work / "int8.onnx"
+        quantize_dynamic(
+            stored, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True,
+            weight_type=QuantType.QInt8, use_external_data_format=external,
+        )  # fmt: skip
+        model: ir.Model = ir.load(path)
+        return model
     if precision == "int4":
-        quantizer = MatMulNBitsQuantizer(model, bits=4, block_size=BLOCK, is_symmetric=False)
+        quantizer = MatMulNBitsQuantizer(
+            onnx.load(stored), bits=4, block_size=BLOCK, is_symmetric=False
+        )
         quantizer.process()
-        return quantizer.model.model
-    raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+        model = ir.from_proto(quantizer.model.model)
+        return model
+    raise ValueError(f"unknown precision {precision!r}; known: {', '.join(QUANTIZED)}")
+
+
+@contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """onnxruntime.quantization turns everybody's logging up when it is imported."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
+        logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)

@@ -5,158 +5,203 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from dataclasses import asdict, replace
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import torch
-from onnx import TensorProto, helper, numpy_helper
 
 from ..artimuse_core import bundle, checkpoint
-from ..artimuse_core.engines import OnnxEngine, TorchEngine
-from ..artimuse_core.errors import ModelError
+from ..artimuse_core.errors import ModelError, UsageError
 from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.outputs import new_directory
-from ..artimuse_core.torch_graph import build_graph
-from . import verify
-from .quantize import reduce_precision
+from ..artimuse_core.torch_graph import build_graph, pick_device
+from . import optimum_tools, verify
+from .critique import require_writes, write_critique
+from .quantize import QUANTIZED, quantize
+from .store import INLINE_BYTES, SHARD_BYTES, store, store_as_fp16
+from .trace import DTYPES, OPSET, OPSETS, trace_scorer
 
-OPSET = 20
 GRAPH = "score.onnx"
+PRECISIONS = (*DTYPES, *QUANTIZED)
+TOOLS = ("onnxruntime", "optimum")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an artifact is made."""
+
+    precision: str = "fp32"
+    """fp32, fp16 or bf16 computation, or int8 or int4 weights."""
+    batch: int = 0
+    """Images a run takes; 0 leaves it open."""
+    opset: int = OPSET
+    device: str = "cpu"
+    """Where torch answers and the artifact is verified."""
+    critique: bool = False
+    """Export the graphs that write critiques as well; in fp32."""
+    tools: str = "onnxruntime"
+    """Whose quantizer (int8), or graph optimizer (fp32)."""
+    inline_bytes: int = INLINE_BYTES
+    """Weights beyond this get files of their own."""
+    shard_bytes: int = SHARD_BYTES
+    """Size of such a file."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("precision", PRECISIONS), ("opset", OPSETS), ("tools", TOOLS)):
+            if getattr(self, name) not in known:
+                raise UsageError(
+                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(map(str, known))}"
+                )
+        if self.tools == "optimum" and self.precision not in ("fp32", "int8"):
+            raise UsageError(
+                f"tools 'optimum' optimize fp32 and quantize to int8, not {self.precision}"
+            )
+        if self.batch < 0:
+            raise UsageError(f"expected a batch of at least 1, or 0 for any, got {self.batch}")
 
 
 def export_onnx(
     checkpoint_dir: Path,
     output: Path,
+    recipe: Recipe | None = None,
     *,
     name: str = "",
     card: str = "",
-    precision: str = "fp32",
-) -> Path:
-    """Write the bundle ``output`` (manifest, graph, golden answers) and return its directory.
+    images: Sequence[Path] = (),
+) -> bundle.Manifest:
+    """Write the bundle ``output`` (manifest, graph, golden answers) and return its manifest.
 
-    ``checkpoint_dir`` is of any layout; ``precision`` is one of ``quantize.PRECISIONS``. Facts
-    about its training are taken from ``figures.json`` beside its weights, where there is one. The
-    bundle is made in a temporary directory next to ``output`` and renamed only after
+    ``checkpoint_dir`` is of any layout; ``images`` are verified on besides the rendered pictures.
+    Facts about the training are taken from ``figures.json`` beside the weights, where there is one.
+    The bundle is made in a temporary directory next to ``output`` and renamed only after
     :mod:`.verify` has passed it.
+
+    The checkpoint is read once. Torch's answers are taken first, then the weights are cast in
+    place, traced, and written from where they lie, so that memory holds them once.
 
     Raises UsageError if ``output`` exists, ModelError if the checkpoint is unusable or the artifact
     does not agree with torch.
     """
-    with new_directory(output) as work:
-        _write_bundle(checkpoint_dir, work, name or checkpoint_dir.resolve().name, card, precision)
-    return output
-
-
-def _write_bundle(checkpoint_dir: Path, work: Path, name: str, card: str, precision: str) -> None:
-    config = checkpoint.read_config(checkpoint_dir)
-    graph, prompt = build_graph(checkpoint_dir)
-    tokens = checkpoint.score_tokens(config)
+    recipe = recipe or Recipe()
+    if recipe.critique:
+        require_writes(checkpoint_dir, recipe.precision)
+    if recipe.tools == "optimum":
+        optimum_tools.require()
+    tokens = checkpoint.score_tokens(checkpoint.read_config(checkpoint_dir))
     if not tokens.single_token:
         raise ModelError(f"{checkpoint_dir} answers in words ({tokens.name}); a graph has one pass")
-    model = trace(graph.freeze(keep_text=False), graph.input_size, precision)
-    data = model.SerializeToString()
-    (work / GRAPH).write_bytes(data)
-    training = _training_facts(checkpoint_dir)
-    manifest = bundle.Manifest(
-        name=name,
-        card=card or training.get("card", f"{name}, exported from {checkpoint_dir.name}"),
-        graph=GRAPH,
-        graph_sha256=hashlib.sha256(data).hexdigest(),
-        input_size=graph.input_size,
-        score_tokens=tokens.name,
-        token_table=dict(zip(tokens.tokens, tokens.values, strict=True)),
-        precision=precision,
-        prompt_sha256=hashlib.sha256(prompt.text(graph.image_tokens).encode()).hexdigest(),
-        source_sha256=_weights_hash(checkpoint_dir),
-        licence=training.get("licence", config.get("license", "")),
-        data=training.get("data", ""),
-        figures=training.get("figures", {}),
-        tools={tool: version(tool) for tool in ("torch", "transformers", "onnx", "onnxruntime")}
-        | {"python": platform.python_version()},
-    )
-    torch_engine = TorchEngine(checkpoint_dir, device="cpu", dtype="fp32")
-    wanted = verify.answers(torch_engine, graph.input_size)
-    np.savez(work / bundle.GOLDEN, score_logits=wanted)
-    agreement = verify.compare(
-        OnnxEngine(work, manifest, device="cpu"), wanted, manifest.tokens(), graph.input_size
-    )
-    verify.require(agreement, precision)
-    bundle.write(work, replace(manifest, verification=asdict(agreement)))
+    with new_directory(output) as work:
+        facts = _facts(checkpoint_dir, name or checkpoint_dir.resolve().name, card)
+        graph, prompt = build_graph(checkpoint_dir, device=pick_device(recipe.device))
+        graph.freeze(keep_text=recipe.critique)
+        pixels = np.concatenate(
+            [
+                verify.rendered_pixels(graph.input_size),
+                verify.real_pixels(images, graph.input_size),
+            ]
+        )
+        wanted = verify.answers(partial(torch_logits, graph), pixels)
+        verify.write_golden(work, wanted, pixels)
+        prompt_text = prompt.text(graph.image_tokens).encode()
+        manifest = bundle.Manifest(
+            **facts,
+            graph=GRAPH,
+            graph_sha256="",
+            input_size=graph.input_size,
+            score_tokens=tokens.name,
+            token_table=dict(zip(tokens.tokens, tokens.values, strict=True)),
+            precision=recipe.precision,
+            batch=recipe.batch,
+            opset=recipe.opset,
+            prompt_sha256=hashlib.sha256(prompt_text).hexdigest(),
+        )
+        if recipe.critique:
+            sizes = {"inline_bytes": recipe.inline_bytes, "shard_bytes": recipe.shard_bytes}
+            manifest = write_critique(graph, checkpoint_dir, work, manifest, **sizes)
+        manifest = write_graph(graph, work, manifest, recipe)
+        del graph  # the artifact is measured without torch's copy beside it
+        artifact, ran_on = verify.open_artifact(work, manifest, recipe.device)
+        agreement = verify.compare(artifact, ran_on, wanted, manifest.tokens(), pixels)
+        verify.require(agreement, recipe.precision)
+        manifest = replace(manifest, verification=asdict(agreement))
+        bundle.write(work, manifest)
+    return manifest
 
 
-class _Artifact(torch.nn.Module):
-    def __init__(self, graph: ScoringGraph) -> None:
-        super().__init__()
-        self.scoring = graph  # `graph` is a name torch.fx keeps for itself
+def write_graph(
+    graph: ScoringGraph, work: Path, manifest: bundle.Manifest, recipe: Recipe
+) -> bundle.Manifest:
+    """Write the frozen graph's files into ``work``; the manifest with their hashes.
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.scoring.score_and_embed(pixel_values)
-
-
-def trace(graph: ScoringGraph, input_size: int, precision: str = "fp32") -> onnx.ModelProto:
-    """The frozen graph as ONNX, batch dynamic, weights stored in fp16 where that loses nothing."""
-    example = torch.zeros(2, 3, input_size, input_size)
-    program = torch.onnx.export(
-        _Artifact(graph).eval(),
-        (example,),
-        input_names=["pixel_values"],
-        output_names=["score_logits", "embedding"],
-        dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch", min=1)}},
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
-    if program is None:
-        raise RuntimeError("torch.onnx.export returned no program")
-    model = program.model_proto
-    model = reduce_precision(model, precision)
-    store_as_fp16(model)
-    del model.metadata_props[:]
-    for node in model.graph.node:  # the exporter leaves stack traces with the maker's paths
-        del node.metadata_props[:]
-        node.doc_string = ""
-    onnx.checker.check_model(model)
-    return model
-
-
-def store_as_fp16(model: onnx.ModelProto) -> None:
-    """Halve the file: keep fp32 initialisers that are exactly fp16 as fp16, and cast them back.
-
-    onnxruntime folds the casts when it loads the graph, so the computation stays fp32 throughout.
+    Uses ``graph`` up: it is cast in place to what the recipe computes in, or let go of for tools
+    that work on files.
     """
-    casts = []
-    for tensor in model.graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT:
-            continue
-        values = numpy_helper.to_array(tensor)
-        with np.errstate(over="ignore"):  # beyond fp16's range becomes inf, and so is not equal
-            half = values.astype(np.float16)
-        if values.size < 64 or not np.array_equal(half.astype(np.float32), values):
-            continue
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_fp16"))
-        casts.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    graph.to(DTYPES.get(recipe.precision, torch.float32))
+    model = trace_scorer(graph, batch=recipe.batch, opset=recipe.opset)
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        if recipe.precision in QUANTIZED or recipe.tools != TOOLS[0]:
+            staged = Path(folder) / "fp32.onnx"
+            files = store(model, staged.parent, staged.name, inline_bytes=recipe.inline_bytes)
+            heads, width = graph.vision_heads, graph.vision.config.hidden_size
+            del model
+            graph.to("meta")  # the file is the only copy now
+            if recipe.tools == TOOLS[0]:
+                model = quantize(staged, recipe.precision, staged.parent, external=len(files) > 1)
+            elif recipe.precision == "int8":
+                model = ir.load(optimum_tools.quantize(staged, staged.parent))
+            else:
+                model = ir.load(
+                    optimum_tools.optimize(staged, staged.parent, heads=heads, width=width)
+                )
+        store_as_fp16(model)
+        model.metadata_props.update(_metadata(manifest))
+        files = store(
+            model, work, GRAPH, inline_bytes=recipe.inline_bytes, shard_bytes=recipe.shard_bytes
+        )
+    return replace(manifest, graph_sha256=files.pop(GRAPH), data_sha256=files)
 
 
-def _training_facts(checkpoint_dir: Path) -> dict[str, Any]:
+def torch_logits(graph: ScoringGraph, pixel_values: verify.Floats) -> verify.Floats:
+    """(B, 3, S, S) → (B, K), as torch answers in fp32."""
+    with torch.inference_mode():
+        pixels = torch.from_numpy(pixel_values).to(graph.score_head.device)
+        logits: verify.Floats = graph(pixels).cpu().numpy()
+    return logits
+
+
+def _metadata(manifest: bundle.Manifest) -> dict[str, str]:
+    """What the graph's own file says of itself, for whoever finds it alone."""
+    said = {
+        key: getattr(manifest, key)
+        for key in (
+            "name", "card", "precision", "input_size", "score_tokens", "prompt_sha256",
+            "source_sha256", "licence", "format",
+        )
+    }  # fmt: skip
+    said["preprocessing"] = json.dumps(manifest.preprocessing)
+    said["token_table"] = json.dumps(manifest.token_table)
+    return {f"artimuse.{key}": str(value) for key, value in said.items() if value != ""}
+
+
+def _facts(checkpoint_dir: Path, name: str, card: str) -> dict[str, Any]:
+    """The part of the manifest that the checkpoint's files say."""
     path = checkpoint_dir / "figures.json"
-    if not path.exists():
-        return {}
-    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return facts
-
-
-def _weights_hash(checkpoint_dir: Path) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(checkpoint_dir.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
+    training = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    config = checkpoint.read_config(checkpoint_dir)
+    return {
+        "name": name,
+        "card": card or training.get("card", f"{name}, exported from {checkpoint_dir.name}"),
+        "source_sha256": bundle.sha256(*sorted(checkpoint_dir.glob("*.safetensors"))),
+        "licence": training.get("licence", config.get("license", "")),
+        "data": training.get("data", ""),
+        "figures": training.get("figures", {}),
+        "tools": {tool: version(tool) for tool in ("torch", "transformers", "onnx", "onnxruntime")}
+        | {"python": platform.python_version()},
+    }

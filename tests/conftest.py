@@ -100,4 +100,6 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     """``tiny_checkpoint`` exported; read-only by agreement, copy it before changing anything."""
     from artimuse.export.to_onnx import export_onnx
 
-    return export_onnx(tiny_checkpoint, tmp_path_factory.mktemp("tiny") / "bundle", name="tiny")
+    directory = tmp_path_factory.mktemp("tiny") / "bundle"
+    export_onnx(tiny_checkpoint, directory, name="tiny")
+    return directory

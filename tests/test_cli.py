@@ -176,6 +176,8 @@ def test_ratings_that_do_not_fit_are_refused(tmp_path, name: str, text: str, rea
         ["judge", "tally"],
         ["export"],
         ["export", "onnx"],
+        ["export", "tensorrt"],
+        ["export", "verify"],
     ],
 )
 def test_every_command_has_help(command: list[str]) -> None:

@@ -593,7 +593,7 @@ def test_a_critique_equals_the_critics_and_shares_the_weights(comfy, tmp_path, w
     assert row["score"] == pytest.approx(wanted.result.score, abs=1e-3)
     assert run["critique"][0].startswith(f"Score: {wanted.result.score:.2f}\n\n")
     assert "switch it on" in run["theme_communication_text"].message
-    assert writer.critic().runner is writer.scorer.engine.runner
+    assert writer.critic().writer.graph is writer.scorer.engine.runner.graph
     assert run.ui["critique"] == [wanted.texts] * 2
 
 

@@ -43,7 +43,7 @@ def test_greedy_decoding_agrees_with_transformers_own(critic, tiny_checkpoint, p
     model = checkpoint.load_model(tiny_checkpoint)
     tokenizer = checkpoint.load_tokenizer(tiny_checkpoint)
     system = system_message(checkpoint.read_config(tiny_checkpoint))
-    graph = critic.runner.graph
+    graph = critic.writer.graph
     pixels = torch.from_numpy(preprocess_batch([pictures[5]], graph.input_size))
     asked = ATTRIBUTES[0]
     text = chat_prompt(attribute_question(asked), system).text(graph.image_tokens)
