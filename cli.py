@@ -46,7 +46,7 @@ def score(
     """Score images, in the order of their paths."""
     import json
 
-    from .curation.pipeline import score_files
+    from .curation.pipeline import LocalEngine, score_files
     from .curation.scan import scan
 
     files = scan(images, recursive=recursive)
@@ -60,7 +60,7 @@ def score(
         elif record.error is None:
             click.echo(f"{record.score:6.2f} ± {record.std:5.2f}  {record.path}")
 
-    records = score_files(scorer, files, batch_size=use.batch_size, on_record=show)
+    records = score_files(LocalEngine(scorer, use.batch_size), files, on_record=show)
     finish(records, len(files))
 
 

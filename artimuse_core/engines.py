@@ -1,6 +1,7 @@
 """Backends behind one seam: ``score_logits(pixel_values) -> score_logits``.
 
-An engine knows tensors and devices, nothing of files, tokens or scores.
+Most can hand out the image's embedding in the same pass. An engine knows tensors and devices,
+nothing of files, tokens or scores.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,23 @@ class Engine(Protocol):
         """(B, 3, S, S) fp32 → (B, K) fp32.
 
         Raises OutOfMemoryError where a smaller batch may do, ModelError if the backend fails.
+        """
+        ...
+
+
+@runtime_checkable
+class EmbeddingEngine(Engine, Protocol):
+    """An engine that can also tell what the vision tower saw."""
+
+    @property
+    def embeds(self) -> bool:
+        """Whether this graph gives the embedding."""
+        ...
+
+    def score_and_embed(self, pixel_values: Floats) -> tuple[Floats, Floats]:
+        """(B, 3, S, S) fp32 → (B, K) logits and (B, W) unit vectors, fp32, from one forward pass.
+
+        Raises as :meth:`score_logits` does.
         """
         ...
 
@@ -83,9 +101,22 @@ class OnnxEngine:
     def device(self) -> str:
         return self._device
 
+    @property
+    def embeds(self) -> bool:
+        return "embedding" in {output.name for output in self._session.get_outputs()}
+
     def score_logits(self, pixel_values: Floats) -> Floats:
+        return self._run(["score_logits"], pixel_values)[0]
+
+    def score_and_embed(self, pixel_values: Floats) -> tuple[Floats, Floats]:
+        if not self.embeds:
+            raise ModelError("this bundle's graph gives no embedding; export it again")
+        logits, embedding = self._run(["score_logits", "embedding"], pixel_values)
+        return logits, embedding
+
+    def _run(self, outputs: list[str], pixel_values: Floats) -> list[Floats]:
         try:
-            (logits,) = self._session.run(["score_logits"], {"pixel_values": pixel_values})
+            answers = self._session.run(outputs, {"pixel_values": pixel_values})
         except Exception as error:
             text = one_line(error)
             if "allocate memory" in text or "out of memory" in text:
@@ -93,18 +124,13 @@ class OnnxEngine:
                     f"{self._device} ran out of memory at a batch of {len(pixel_values)}"
                 ) from error
             raise ModelError(f"onnxruntime failed: {text}") from error
-        return np.asarray(logits, np.float32)
-
-    def embed(self, pixel_values: Floats) -> Floats:
-        """(B, 3, S, S) fp32 → (B, W) unit vectors; ModelError where the graph gives none."""
-        if "embedding" not in {output.name for output in self._session.get_outputs()}:
-            raise ModelError("this bundle's graph gives no embedding; export it again")
-        (embedding,) = self._session.run(["embedding"], {"pixel_values": pixel_values})
-        return np.asarray(embedding, np.float32)
+        return [np.asarray(answer, np.float32) for answer in answers]
 
 
 class TorchEngine:
     """The scoring graph in torch over a checkpoint of any layout."""
+
+    embeds = True
 
     def __init__(
         self,
@@ -140,6 +166,9 @@ class TorchEngine:
 
     def score_logits(self, pixel_values: Floats) -> Floats:
         return self._runner.score_logits(pixel_values)
+
+    def score_and_embed(self, pixel_values: Floats) -> tuple[Floats, Floats]:
+        return self._runner.score_and_embed(pixel_values)
 
 
 def default_threads() -> int:

@@ -29,6 +29,17 @@ FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 existing_or_not = click.Path(path_type=Path)
 
 
+class Place(click.ParamType[Any]):
+    """A path, or as a string the URL of something that fsspec reaches."""
+
+    name = "path or URL"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path | str:
+        from ..curation.sources import place
+
+        return place(value) if isinstance(value, str) else value
+
+
 class Command(click.Command):
     """Turns our errors into one line on stderr and the right exit code."""
 

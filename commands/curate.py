@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,87 +12,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..artimuse_core.errors import UsageError
-from .common import FAILED, Command, Model, existing_or_not, finish, model_options, with_options
+from .common import FAILED, Command, Model, Place, existing_or_not, finish, model_options
+from .curate_options import ACTIONS, action_options, read_action, read_wishes, selection_options
 
 if TYPE_CHECKING:
     from ..curation.actions import Action
     from ..curation.decide import Wishes
     from ..curation.records import Record
-    from ..curation.watch import Watcher
-
-
-def _selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    return with_options(
-        command,
-        click.option("--top", help="Keep the best: a count (20) or a share (10%, at least one)."),
-        click.option(
-            "--min-score",
-            type=click.FloatRange(0, 100),
-            help="Keep only scores from here up (0-100).",
-        ),
-        click.option(
-            "--max-score", type=click.FloatRange(0, 100), help="Keep only scores up to here."
-        ),
-        click.option(
-            "--where",
-            help="Keep only where this holds: 'std < 8 and width >= 1024 and \"cat\" in prompt'.",
-        ),
-        click.option(
-            "--per",
-            metavar="KEY:K",
-            help="The best K of each prompt, seed, generator, workflow, checkpoint or folder.",
-        ),
-        click.option(
-            "--fair-by",
-            metavar="KEY",
-            help="Rank by percentile within a group (prompt), so that easy ones cannot sweep.",
-        ),
-        click.option("--lower-bound", is_flag=True, help="Rank by score minus spread."),
-        click.option(
-            "--dedup",
-            type=click.IntRange(0, 32),
-            metavar="D",
-            help="Of images that differ in at most D of 64 hash bits (try 6), keep the best.",
-        ),
-        click.option(
-            "--buckets",
-            metavar="NAMES",
-            help="Sort into classes: great,good,rest or great:70,good:50,rest or great:10%,rest.",
-        ),
-    )
-
-
-def _action_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    return with_options(
-        command,
-        click.option("--copy-to", type=existing_or_not, help="Copy the kept images there."),
-        click.option("--move-to", type=existing_or_not, help="Move the kept images there."),
-        click.option("--link-to", type=existing_or_not, help="Link to the kept images there."),
-        click.option("--hard-links", is_flag=True, help="--link-to makes hard links."),
-        click.option(
-            "--trash",
-            is_flag=False,
-            flag_value="rest",
-            type=click.Choice(["rest", "kept"]),
-            help="Put the images that are not kept into the system's trash; or the kept ones.",
-        ),
-        click.option(
-            "--write-xmp", is_flag=True, help="Rating and score into image.png.xmp sidecars."
-        ),
-        click.option(
-            "--write-png",
-            type=existing_or_not,
-            metavar="DIR",
-            help="Copies of the kept PNGs there, the score in a text chunk.",
-        ),
-        click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
-    )
+    from ..curation.store import Store
 
 
 @click.command(cls=Command)
-@click.argument("folders", nargs=-1, type=existing_or_not, metavar="DIR...")
-@_selection_options
-@_action_options
+@click.argument("folders", nargs=-1, type=Place(), metavar="DIR...")
+@selection_options
+@action_options
 @click.option(
     "--watch", is_flag=True, help="Go on scoring what arrives; Ctrl-C ends it and decides."
 )
@@ -100,7 +33,7 @@ def _action_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--ref",
     multiple=True,
-    type=existing_or_not,
+    type=Place(),
     metavar="DIR",
     help="With --dedup: drop what nearly equals an image here; nothing here is touched.",
 )
@@ -114,7 +47,7 @@ def _action_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--no-cache", is_flag=True, help="Score anew, and remember nothing.")
 @click.option(
     "--explain",
-    type=existing_or_not,
+    metavar="FILE",
     help="Say what is known of a file and what each run decided.",
 )
 @click.option("--diff", nargs=2, metavar="RUN RUN", help="Say what changed between two runs.")
@@ -123,44 +56,46 @@ def _action_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print all records, one JSON object a line.")
 @click.option(
-    "--out", type=existing_or_not, help="Write all records to FILE.jsonl, .csv or .parquet."
+    "--out", type=Place(), metavar="FILE", help="Write all records to FILE.jsonl, .csv or .parquet."
 )
 def curate(
-    folders: Sequence[Path],
+    folders: Sequence[Path | str],
     recursive: bool,
     use: Model,
     as_json: bool,
-    out: Path | None,
+    out: Path | str | None,
     page: Path | None,
     no_cache: bool,
-    ref: Sequence[Path],
+    ref: Sequence[Path | str],
     stable: bool,
     watch: bool,
     undo: str | None,
-    explain: Path | None,
+    explain: str | None,
     diff: tuple[str, str] | None,
     dry_run: bool,
     **asked: Any,
 ) -> None:
     """Rank the images of folders and keep the best.
 
-    Only reports, unless an action is asked for; every action can be undone.
+    DIR may be a URL that fsspec knows, such as s3://bucket/folder. Only reports, unless an action
+    is asked for; every action can be undone.
     """
     from ..artimuse_core.scorer import locate
-    from ..curation import duplicates, html_report, records, report
-    from ..curation.decide import Looks, rank_records
+    from ..curation import looks, report
+    from ..curation.decide import rank_records
     from ..curation.fingerprint import model_fingerprint
+    from ..curation.html_report import write_report
     from ..curation.journal import new_run
-    from ..curation.pipeline import Memory, reference_hashes, score_files
-    from ..curation.places import cache_folder
+    from ..curation.pipeline import LocalEngine, Memory, score_files
     from ..curation.scan import scan
+    from ..curation.sources import source_of
     from ..curation.stability import firmness, with_stability
-    from ..curation.store import Store, Wanted
+    from ..curation.store import Wanted
     from ..curation.watch import Watcher
 
     # Everything that can be wrong with the call is found out before the first image is scored.
-    action = _action(folders, **{name: asked.pop(name) for name in _ACTIONS})
-    wishes = _wishes(**asked)
+    action = read_action(folders, **{name: asked.pop(name) for name in ACTIONS})
+    wishes = read_wishes(**asked)
     _repair()
     if undo is not None:
         _undo(undo)
@@ -168,135 +103,117 @@ def curate(
     if explain is not None or diff is not None:
         _history(explain, diff)
         return
-    if not folders:
-        raise UsageError("expected at least one folder or image; see --help")
-    if out is not None:
-        records.check_format(out)
-    if action is not None and action.kind != "xmp" and not (wishes.selecting or wishes.buckets):
-        raise UsageError("an action needs --top or another rule to say which images to take")
-    if ref and wishes.dedup is None:
-        raise UsageError("--ref says what --dedup compares with; give --dedup D")
-    if stable and not wishes.selecting:
-        raise UsageError("--stable needs --top or another rule to say where the cut is")
-    if page is not None:
-        html_report.check(page)
-    if wishes.dedup is not None:
-        duplicates.check()
-    reference_files = scan(ref, recursive=recursive) if ref else []
+    _check(folders, wishes, action, out=out, page=page, ref=ref, stable=stable)
+    references = scan(ref, recursive=recursive) if ref else []
     watcher = Watcher(folders, recursive=recursive) if watch else None
-    files = scan(folders, recursive=recursive, may_be_empty=watch)
+    sources = scan(folders, recursive=recursive, may_be_empty=watch)
+    wanted = Wanted(
+        hash=wishes.dedup is not None,
+        thumbnail=page is not None,
+        embedding=wishes.novelty is not None,
+    )
     scorer = use.load()
-    store = Store(None) if no_cache else Store.open_or_memory(cache_folder())
-    click.get_current_context().call_on_close(store.close)
+    if wanted.embedding and not scorer.embeds:
+        raise UsageError(f"--diverse: {scorer.name} gives no embedding; export it again")
+    engine = LocalEngine(scorer, use.batch_size)
+    store = _store(remember=not no_cache)
     precision = f"{use.dtype}, quantize {use.quantize}"
     fingerprint = model_fingerprint(scorer, locate(use.model), store, dtype=precision)
-    memory = Memory(
-        store, fingerprint, Wanted(hash=wishes.dedup is not None, thumbnail=page is not None)
-    )
-    with report.progress(len(files)) as advance:
-        scored = score_files(
-            scorer, files, batch_size=use.batch_size, on_record=advance, memory=memory
-        )
-    if watcher is not None and len(scored) == len(files):
-        scored = _arrivals(watcher, scored, partial(score_files, scorer, memory=memory))
-        files = [Path(record.path) for record in scored]
-    looks, failures = None, list[str]()
-    if wishes.dedup is not None:
-        references, failures = reference_hashes(reference_files, store, scorer.max_pixels)
-        pixels = (record.pixels for record in scored if record.pixels is not None)
-        looks = Looks(store.hashes(pixels), references)
-        unknown = sum(record.pixels not in looks.hashes for record in scored if record.pixels)
-        if unknown:
-            click.echo(f"{unknown} images were not compared: the cache failed", err=True)
-    ranked = rank_records(scored, wishes, looks)
+    memory = Memory(store, fingerprint, wanted)
+    with report.progress(len(sources)) as advance:
+        scored = score_files(engine, sources, on_record=advance, memory=memory)
+    if watcher is not None and len(scored) == len(sources):
+        click.echo(f"{len(scored)} images so far; watching, Ctrl-C ends", err=True)
+        scored = watcher.follow(scored, partial(score_files, engine, memory=memory), _say)
+        sources = [source_of(record.path) for record in scored]
+    seen, failures = looks.gather(scored, wishes, memory, references, max_pixels=scorer.max_pixels)
+    ranked = rank_records(scored, wishes, seen)
     if stable:
         ranked = with_stability(scorer, ranked, wishes)
 
-    if as_json:
-        records.write_json_lines(sys.stdout, ranked)
-    else:
-        report.print_table(ranked, selecting=wishes.selecting)
     run = new_run()
+    _print(ranked, as_json, wishes.selecting)
     click.echo(f"{report.summary(ranked)} (run {run})", err=True)
     if stable:
         click.echo(firmness(ranked), err=True)
     if not no_cache:
         store.keep_run(run, scorer.name, shlex.join(sys.argv[1:]), ranked)
     if out is not None:
-        records.write_records(out, ranked)
-        click.echo(f"{len(ranked)} records written to {out}", err=True)
+        _write(out, ranked)
     if page is not None:
         title = f"{', '.join(map(str, folders))} by {scorer.name}, run {run}"
-        html_report.write_report(page, ranked, store, title=title)
+        write_report(page, ranked, store, title=title)
         click.echo(f"report written to {page}", err=True)
-    if action is not None and len(scored) == len(files):
+    if action is not None and len(scored) == len(sources):
         failures += _act(action, ranked, run, dry_run)
-    finish(ranked, len(files), failures)
+    finish(ranked, len(sources), failures)
 
 
-def _arrivals(
-    watcher: Watcher, scored: Sequence[Record], score: Callable[[Sequence[Path]], list[Record]]
-) -> list[Record]:
-    """Score what arrives until Ctrl-C; all records, a file's latest taking the place of others."""
-    records = {record.path: record for record in scored}
-    click.echo(f"{len(records)} images so far; watching, Ctrl-C ends", err=True)
-    watcher.known = set(records)
-    try:
-        for files in watcher:
-            answers = score(files)
-            for record in answers:
-                records[record.path] = record
-                if record.error is None:
-                    click.echo(f"{record.score:6.2f} ± {record.std:5.2f}  {record.path}", err=True)
-                elif not watcher.wait_for_more(Path(record.path)):
-                    click.echo(f"failed: {record.path}: {record.error}", err=True)
-            if len(answers) < len(files):  # Ctrl-C came while they were scored
-                break
-    except KeyboardInterrupt:
-        click.echo("", err=True)
-    return list(records.values())
+def _check(
+    folders: Sequence[Path | str],
+    wishes: Wishes,
+    action: Action | None,
+    *,
+    out: Path | str | None,
+    page: Path | None,
+    ref: Sequence[Path | str],
+    stable: bool,
+) -> None:
+    """Refuse what makes no sense together, and what needs an extra that is not installed."""
+    from ..curation import duplicates, html_report, records
+
+    if not folders:
+        raise UsageError("expected at least one folder or image; see --help")
+    if action is not None and action.kind != "xmp" and not (wishes.selecting or wishes.buckets):
+        raise UsageError("an action needs --top or another rule to say which images to take")
+    if ref and wishes.dedup is None:
+        raise UsageError("--ref says what --dedup compares with; give --dedup D")
+    if wishes.novelty is not None and wishes.top is None and wishes.per is None:
+        raise UsageError("--diverse needs --top or --per to say how many images to keep")
+    if stable and not wishes.selecting:
+        raise UsageError("--stable needs --top or another rule to say where the cut is")
+    if stable and wishes.novelty is not None:
+        raise UsageError("--stable looks at a cut in the ranking, and --diverse makes none")
+    if out is not None:
+        records.check_format(out)
+    if page is not None:
+        html_report.check(page)
+    if wishes.dedup is not None:
+        duplicates.check()
 
 
-_ACTIONS = ("copy_to", "move_to", "link_to", "hard_links", "trash", "write_xmp", "write_png")
+def _store(*, remember: bool) -> Store:
+    """The user's store, or one for this run alone; closed when the command ends."""
+    from ..curation.places import cache_folder
+    from ..curation.store import Store
+
+    store = Store.open_or_memory(cache_folder()) if remember else Store(None)
+    click.get_current_context().call_on_close(store.close)
+    return store
 
 
-def _action(
-    folders: Sequence[Path],
-    copy_to: Path | None,
-    move_to: Path | None,
-    link_to: Path | None,
-    hard_links: bool,
-    trash: str | None,
-    write_xmp: bool,
-    write_png: Path | None,
-) -> Action | None:
-    from ..curation import actions
-    from ..curation import trash as bin
+def _say(record: Record) -> None:
+    """One line on an image that arrived."""
+    if record.error is None:
+        click.echo(f"{record.score:6.2f} ± {record.std:5.2f}  {record.path}", err=True)
+    else:
+        click.echo(f"failed: {record.path}: {record.error}", err=True)
 
-    link = "hardlink" if hard_links else "symlink"
-    targets = {
-        "--copy-to": ("copy", copy_to),
-        "--move-to": ("move", move_to),
-        "--link-to": (link, link_to),
-        "--write-png": ("png", write_png),
-    }
-    asked = [option for option, (_, target) in targets.items() if target is not None]
-    asked += ["--trash"] * (trash is not None) + ["--write-xmp"] * write_xmp
-    if len(asked) > 1:
-        raise UsageError(f"{' and '.join(asked)}: expected one action a run; scores are kept")
-    if hard_links and link_to is None:
-        raise UsageError("--hard-links says how --link-to links; give --link-to DIR")
-    if not asked:
-        return None
-    if asked == ["--write-xmp"]:
-        return actions.Action("xmp")
-    if trash is not None:
-        bin.check()
-        return actions.Action("trash", rest=trash == "rest")
-    kind, target = targets[asked[0]]
-    assert target is not None
-    actions.check_target(asked[0], target, folders)
-    return actions.Action(kind, target)
+
+def _print(ranked: Sequence[Record], as_json: bool, selecting: bool) -> None:
+    from ..curation import records, report
+
+    if as_json:
+        records.write_json_lines(sys.stdout, ranked)
+    else:
+        report.print_table(ranked, selecting=selecting)
+
+
+def _write(out: Path | str, ranked: Sequence[Record]) -> None:
+    from ..curation.records import write_records
+
+    write_records(out, ranked)
+    click.echo(f"{len(ranked)} records written to {out}", err=True)
 
 
 def _act(action: Action, ranked: Sequence[Record], run: str, dry_run: bool) -> list[str]:
@@ -332,13 +249,10 @@ def _repair() -> None:
         click.echo(line, err=True)
 
 
-def _history(explain: Path | None, diff: tuple[str, str] | None) -> None:
+def _history(explain: str | None, diff: tuple[str, str] | None) -> None:
     from ..curation import history
-    from ..curation.places import cache_folder
-    from ..curation.store import Store
 
-    store = Store.open_or_memory(cache_folder())
-    click.get_current_context().call_on_close(store.close)
+    store = _store(remember=True)
     lines = history.explain(store, explain) if explain else history.diff(store, *(diff or ("", "")))
     for line in lines:
         click.echo(line)
@@ -361,29 +275,3 @@ def _undo(run: str) -> None:
         click.echo(f"failed: {line}", err=True)
     if outcome.failures:
         sys.exit(FAILED)
-
-
-def _wishes(
-    top: str | None,
-    min_score: float | None,
-    max_score: float | None,
-    where: str | None,
-    per: str | None,
-    fair_by: str | None,
-    lower_bound: bool,
-    buckets: str | None,
-    dedup: int | None,
-) -> Wishes:
-    from ..curation import decide, groups, selection
-
-    return decide.Wishes(
-        top=selection.Top.parse(top) if top is not None else None,
-        min_score=min_score,
-        max_score=max_score,
-        where=decide.parse_where(where) if where is not None else None,
-        per=groups.Per.parse(per) if per is not None else None,
-        fair_by=groups.check_key("--fair-by", fair_by) if fair_by is not None else None,
-        lower_bound=lower_bound,
-        dedup=dedup,
-        buckets=selection.parse_buckets(buckets) if buckets is not None else (),
-    )

@@ -14,6 +14,7 @@ from artimuse import cli
 from artimuse.artimuse_core.scorer import Scorer
 from artimuse.curation.drivers import score_drivers
 from artimuse.curation.html_report import write_report
+from artimuse.curation.metadata import GenerationInfo
 from artimuse.curation.records import Record
 from artimuse.curation.store import Store
 
@@ -22,8 +23,11 @@ from .fakes import brightness_scorer
 pytest.importorskip("jinja2")
 
 
-def record(index: int, score: float, **fields) -> Record:
-    return Record(f"/x/{index:05}.png", score, 2.0, "m", rank=index + 1, reason="kept", **fields)
+def record(index: int, score: float, selected: bool = False, **made) -> Record:
+    return Record(
+        f"/x/{index:05}.png", score, 2.0, "m", rank=index + 1, selected=selected, reason="kept",
+        info=GenerationInfo(**made),
+    )  # fmt: skip
 
 
 def generation(path: Path, level: int, checkpoint: str) -> None:
@@ -171,8 +175,8 @@ def test_a_better_prompt_does_not_make_its_checkpoint_better() -> None:
         good = (i // 2) % 4 != 0 if checkpoint == "b" else (i // 2) % 4 == 0
         rows.append(record(i, 80 + noise if good else 40 + noise, checkpoint=checkpoint,
                            prompt="good" if good else "bad"))  # fmt: skip
-    raw = np.mean([r.score for r in rows if r.checkpoint == "b"]) - np.mean(
-        [r.score for r in rows if r.checkpoint == "a"]
+    raw = np.mean([r.score for r in rows if r.info.checkpoint == "b"]) - np.mean(
+        [r.score for r in rows if r.info.checkpoint == "a"]
     )
     assert raw > 15
     assert all(abs(driver.difference) < 1 for driver in score_drivers(rows))
