@@ -15,7 +15,16 @@ import click
 
 from . import __version__
 from .artimuse_core.errors import UsageError
-from .commands.common import FAILED, Group, Model, existing_or_not, finish, model_options, needs
+from .commands.common import (
+    FAILED,
+    Group,
+    Model,
+    Place,
+    existing_or_not,
+    finish,
+    model_options,
+    needs,
+)
 from .commands.curate import curate
 from .commands.export import export
 
@@ -33,12 +42,12 @@ def main(verbose: int) -> None:
 
 
 @main.command()
-@click.argument("images", nargs=-1, required=True, type=existing_or_not, metavar="IMAGE|DIR...")
+@click.argument("images", nargs=-1, required=True, type=Place(), metavar="IMAGE|DIR...")
 @model_options
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Subfolders too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def score(
-    images: Sequence[Path],
+    images: Sequence[Path | str],
     use: Model,
     recursive: bool,
     as_json: bool,

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from ..artimuse_core.errors import ImageError, MissingExtraError, UsageError
+from ..artimuse_core.errors import ArtiMuseError, ImageError, MissingExtraError, UsageError
 from ..artimuse_core.images import one_line
 
 
@@ -81,12 +81,15 @@ def source_of(text: str) -> Source:
 
 def name_of(path: str) -> str:
     """The last part of a path or URL."""
-    return path.rpartition("/")[2] if is_remote(path) else Path(path).name
+    return path.partition("::")[0].rpartition("/")[2] if is_remote(path) else Path(path).name
 
 
 def folder_of(path: str) -> str:
-    """All but the last part."""
-    return path.rpartition("/")[0] if is_remote(path) else str(Path(path).parent)
+    """All but the last part; of a file in an archive, the folder in that archive."""
+    if not is_remote(path):
+        return str(Path(path).parent)
+    inside, archive, rest = path.partition("::")
+    return inside.rpartition("/")[0] + archive + rest
 
 
 def absolute(path: str) -> str:
@@ -115,13 +118,13 @@ def files_below(url: str, *, recursive: bool) -> Iterator[tuple[Remote, str]]:
 
 
 def put(url: str, local: Path) -> None:
-    """Upload a finished file in one go. Raises UsageError with the reason."""
+    """Upload a finished file in one go. Raises ArtiMuseError with the reason."""
     fs, inside = _file_system(url)
     try:
         fs.makedirs(fs._parent(inside), exist_ok=True)
         fs.put_file(str(local), inside)
     except Exception as error:
-        raise UsageError(f"cannot write {url}: {one_line(error)}") from error
+        raise ArtiMuseError(f"cannot write {url}: {one_line(error)}") from error
 
 
 def _file_system(url: str) -> tuple[Any, str]:
