@@ -18,6 +18,7 @@ from . import checkpoint
 from .attributes import ATTRIBUTES, Attribute
 from .bundle import is_bundle
 from .decoder import KeyValue, join, run_blocks
+from .engines import TorchEngine
 from .errors import UsageError
 from .images import DEFAULT_MAX_PIXELS, load_image
 from .preprocess import preprocess
@@ -30,6 +31,7 @@ from .prompts import (
 )
 from .results import ScoreResult
 from .score_tokens import ORDERED_100
+from .scorer import Scorer
 from .torch_graph import GraphRunner
 
 DEFAULT_MAX_NEW_TOKENS = 512
@@ -66,7 +68,7 @@ class Critic:
         self._tokenizer = tokenizer
         self._system = system_message(config)
         self._score_question = checkpoint.score_question(config)
-        self._max_pixels = max_pixels
+        self.max_pixels = max_pixels
         self._stop: int = tokenizer.convert_tokens_to_ids(IM_END)
 
     @classmethod
@@ -78,6 +80,7 @@ class Critic:
         *,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         quantize: str = "none",
+        compiled: bool = False,
     ) -> Critic:
         """From a checkpoint directory; options as in ``Scorer.load``.
 
@@ -94,11 +97,24 @@ class Critic:
                 "e.g. a checkpoint directory in the official format"
             )
         return cls(
-            GraphRunner(directory, device=device, dtype=dtype, quantize=quantize),
+            GraphRunner(
+                directory, device=device, dtype=dtype, quantize=quantize, compiled=compiled
+            ),
             checkpoint.load_tokenizer(directory),
             config,
             directory.resolve().name,
             max_pixels,
+        )
+
+    def scorer(self, *, card: str = "", deterministic: bool = False) -> Scorer:
+        """A scorer over the same weights."""
+        return Scorer(
+            TorchEngine.over(self.runner),
+            name=self.name,
+            input_size=self._graph.input_size,
+            card=card,
+            max_pixels=self.max_pixels,
+            deterministic=deterministic,
         )
 
     @torch.inference_mode()
@@ -118,14 +134,27 @@ class Critic:
         """
         if max_new_tokens < 1:
             raise UsageError(f"expected max_new_tokens of at least 1, got {max_new_tokens}")
-        picture = load_image(image, max_pixels=self._max_pixels)
-        pixels = torch.from_numpy(preprocess(picture, self._graph.input_size))[None]
-        cache = self._graph.prefill(pixels.to(self.runner.device, self.runner.dtype))
+        cache = self._prefill(image)
         read = ORDERED_100.readout(self._graph.score_from(cache).cpu().numpy())
         result = ScoreResult(float(read.score[0]), float(read.std[0]), self.name, read.probs[0])
         texts = self._write(cache, attributes, max_new_tokens, on_text) if attributes else []
         scores = self._attribute_scores(cache, attributes) if attribute_scores else {}
         return Critique(result, {a.name: t for a, t in zip(attributes, texts, strict=True)}, scores)
+
+    @torch.inference_mode()
+    def attribute_scores(
+        self, image: Any, attributes: Sequence[Attribute] = ATTRIBUTES
+    ) -> dict[str, ScoreResult]:
+        """The score question of each attribute, by its name; no texts. Experimental.
+
+        Raises ImageError if the image cannot be read.
+        """
+        return self._attribute_scores(self._prefill(image), attributes)
+
+    def _prefill(self, image: Any) -> list[KeyValue]:
+        picture = load_image(image, max_pixels=self.max_pixels)
+        pixels = torch.from_numpy(preprocess(picture, self._graph.input_size))[None]
+        return self._graph.prefill(pixels.to(self.runner.device, self.runner.dtype))
 
     def _attribute_scores(
         self, cache: list[KeyValue], attributes: Sequence[Attribute]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ import numpy.typing as npt
 from .bundle import Manifest, check_graph
 from .errors import MissingExtraError, ModelError, OutOfMemoryError, UsageError
 from .images import one_line
+
+if TYPE_CHECKING:
+    from .torch_graph import GraphRunner
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +157,13 @@ class TorchEngine:
             compiled=compiled,
         )
         log.info("torch on %s in %s", self._runner.device, self._runner.dtype)
+
+    @classmethod
+    def over(cls, runner: GraphRunner) -> TorchEngine:
+        """Over weights that a critic holds as well, so that they are there once."""
+        engine = cls.__new__(cls)
+        engine._runner = runner
+        return engine
 
     @property
     def input_size(self) -> int:

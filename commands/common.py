@@ -21,6 +21,7 @@ import click
 from ..artimuse_core.errors import ArtiMuseError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
+    from ..artimuse_core.critic import Critic
     from ..artimuse_core.scorer import Scorer
     from ..curation.records import Record
 
@@ -94,8 +95,30 @@ class Model:
             deterministic=self.deterministic,
             compiled=self.compile,
         )
-        click.echo(f"model {scorer.name} on {scorer.engine.device}: {scorer.card}", err=True)
-        return scorer
+        return _said(scorer)
+
+    def load_critic(self) -> tuple[Scorer, Critic]:
+        """Load a model that writes, once for scores and texts; UsageError where it does not."""
+        from ..artimuse_core.models import locate
+
+        directory = locate(self.model)
+        with needs("torch"):
+            from ..artimuse_core.critic import Critic
+        critic = Critic.load(
+            directory,
+            self.device,
+            self.dtype,
+            max_pixels=self.pixels,
+            quantize=self.quantize,
+            compiled=self.compile,
+        )
+        card = f"checkpoint in {directory}"
+        return _said(critic.scorer(card=card, deterministic=self.deterministic)), critic
+
+
+def _said(scorer: Scorer) -> Scorer:
+    click.echo(f"model {scorer.name} on {scorer.engine.device}: {scorer.card}", err=True)
+    return scorer
 
 
 def with_options(

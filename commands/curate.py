@@ -16,6 +16,8 @@ from .common import FAILED, Command, Model, Place, existing_or_not, finish, mode
 from .curate_options import ACTIONS, action_options, read_action, read_wishes, selection_options
 
 if TYPE_CHECKING:
+    from ..artimuse_core.critic import Critic
+    from ..artimuse_core.scorer import Scorer
     from ..curation.actions import Action
     from ..curation.decide import Wishes
     from ..curation.records import Record
@@ -44,6 +46,12 @@ if TYPE_CHECKING:
     metavar="FILE.html",
     help="Write a page to look through, filter and pick by hand; it needs no network.",
 )
+@click.option(
+    "--critique",
+    is_flag=True,
+    help="A text on each attribute of the kept images, in the report and the records; the model "
+    "must be one that writes.",
+)
 @click.option("--no-cache", is_flag=True, help="Score anew, and remember nothing.")
 @click.option(
     "--explain",
@@ -65,6 +73,7 @@ def curate(
     as_json: bool,
     out: Path | str | None,
     page: Path | None,
+    critique: bool,
     no_cache: bool,
     ref: Sequence[Path | str],
     stable: bool,
@@ -81,7 +90,7 @@ def curate(
     is asked for; every action can be undone.
     """
     from ..artimuse_core.scorer import locate
-    from ..curation import looks, report
+    from ..curation import critiques, looks, report
     from ..curation.decide import rank_records
     from ..curation.fingerprint import model_fingerprint
     from ..curation.html_report import write_report
@@ -104,6 +113,8 @@ def curate(
         _history(explain, diff)
         return
     _check(folders, wishes, action, out=out, page=page, ref=ref, stable=stable)
+    if critique and not wishes.selecting:
+        raise UsageError("--critique needs --top or another rule: a text takes its time")
     references = scan(ref, recursive=recursive) if ref else []
     watcher = Watcher(folders, recursive=recursive) if watch else None
     sources = scan(folders, recursive=recursive, may_be_empty=watch)
@@ -112,7 +123,7 @@ def curate(
         thumbnail=page is not None,
         embedding=wishes.novelty is not None,
     )
-    scorer = use.load()
+    scorer, critic = _load(use, critique, critiques.attributes_in(wishes.where))
     if wanted.embedding and not scorer.embeds:
         raise UsageError(f"--diverse: {scorer.name} gives no embedding; export it again")
     engine = LocalEngine(scorer, use.batch_size)
@@ -126,10 +137,20 @@ def curate(
         click.echo(f"{len(scored)} images so far; watching, Ctrl-C ends", err=True)
         scored = watcher.follow(scored, partial(score_files, engine, memory=memory), _say)
         sources = [source_of(record.path) for record in scored]
-    seen, failures = looks.gather(scored, wishes, memory, references, max_pixels=scorer.max_pixels)
+    failures = list[str]()
+    if critic is not None and critiques.attributes_in(wishes.where):
+        with report.progress(len(scored), "attributes") as advance:
+            scored, failures = critiques.with_attribute_scores(critic, scored, memory, advance)
+    seen, unread = looks.gather(scored, wishes, memory, references, max_pixels=scorer.max_pixels)
+    failures += unread
     ranked = rank_records(scored, wishes, seen)
     if stable:
         ranked = with_stability(scorer, ranked, wishes)
+    if critic is not None and critique:
+        kept = sum(record.selected for record in ranked)
+        with report.progress(kept, "critiques") as advance:
+            ranked, unwritten = critiques.with_critiques(critic, ranked, memory, advance)
+        failures += unwritten
 
     run = new_run()
     _print(ranked, as_json, wishes.selecting)
@@ -180,6 +201,20 @@ def _check(
         html_report.check(page)
     if wishes.dedup is not None:
         duplicates.check()
+
+
+def _load(use: Model, critique: bool, attributes: Sequence[str]) -> tuple[Scorer, Critic | None]:
+    """The model, and a critic over it where texts or attribute scores are asked for."""
+    if not (critique or attributes):
+        return use.load(), None
+    try:
+        scorer, critic = use.load_critic()
+    except UsageError as error:
+        asked = "--critique" if critique else f"--where {', '.join(attributes)}"
+        raise UsageError(f"{asked}: {error}") from error
+    if attributes:
+        click.echo("attribute scores are experimental: no published weights know them", err=True)
+    return scorer, critic
 
 
 def _store(*, remember: bool) -> Store:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..artimuse_core.attributes import ATTRIBUTES
 from . import selection
 from .conditions import Condition
 from .diversity import pick_diverse, relevances
@@ -179,14 +180,19 @@ def _picks(
 
 
 _NOT_ASKED = frozenset(
-    "rank selected reason standing bucket group duplicate_of stays error".split()
+    "rank selected reason standing bucket group duplicate_of stays error attributes "
+    "critique".split()
 )
 
 
 def _values(record: Record) -> dict[str, Any]:
     """What ``--where`` may ask about; nothing that the decision itself sets."""
     values = {k: v for k, v in record.as_dict().items() if k not in _NOT_ASKED}
-    return values | {"name": name_of(record.path), "folder": folder_of(record.path)}
+    return (
+        values
+        | dict(record.attributes or {})
+        | {"name": name_of(record.path), "folder": folder_of(record.path)}
+    )
 
 
 _EXAMPLE = Record(
@@ -197,5 +203,6 @@ _EXAMPLE = Record(
         checkpoint="model.safetensors", sampler="euler", scheduler="normal", steps=20, cfg=7.0,
         loras="a.safetensors", workflow="0",
     ),
+    attributes={attribute.key: 50.0 for attribute in ATTRIBUTES},
 )  # fmt: skip
 """A value of its type for each name, so that wrong comparisons are found before scoring."""

@@ -52,6 +52,7 @@ def write_report(path: Path, ranked: Sequence[Record], store: Store, *, title: s
         title=title,
         chunk=CHUNK,
         rows=_script(_columns(ranked, path)),
+        critiques=any(record.critique for record in ranked),
         pictures=_pictures(ranked, store),
         drivers=score_drivers(ranked)[:40],
         failed=[record for record in ranked if record.error is not None],
@@ -77,6 +78,11 @@ def _columns(ranked: Sequence[Record], page: Path) -> dict[str, Any]:
             None if r.duplicate_of is None else places.get(r.duplicate_of, -1) for r in shown
         ],
     }
+    if any(record.critique for record in shown):
+        columns["critique"] = [
+            record.critique and {_printable(k): _printable(v) for k, v in record.critique.items()}
+            for record in shown
+        ]
     for name in NUMBERS:
         values = (record.value(name) for record in shown)
         columns[name] = [round(v, 2) if isinstance(v, float) else v for v in values]

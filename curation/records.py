@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
@@ -49,6 +49,10 @@ class Record:
     """Path of the better image that this one nearly equals."""
     stays: float | None = None
     """How often it is kept under small crops (``--stable``), 0..1."""
+    attributes: Mapping[str, float] | None = None
+    """Score of each attribute by its key, 0..100, where ``--where`` asks for one."""
+    critique: Mapping[str, str] | None = None
+    """A text by attribute (``--critique``); in CSV and Parquet as JSON."""
     probs: bytes | None = field(default=None, repr=False, compare=False)
     """Probability of each score token, fp16; not written with the rest."""
     pixels: bytes | None = field(default=None, repr=False, compare=False)
@@ -125,7 +129,7 @@ def write_records(path: Path | str, records: Iterable[Record]) -> None:
         else:
             table = csv.DictWriter(file, COLUMNS)
             table.writeheader()
-            table.writerows(record.as_dict() for record in records)
+            table.writerows(_flat(record) for record in records)
 
 
 def write_json_lines(file: IO[str], records: Iterable[Record]) -> None:
@@ -141,7 +145,8 @@ def _write_parquet(path: Path, records: Iterable[Record]) -> None:
         "int": pyarrow.int64(), "float": pyarrow.float64(),
         "bool": pyarrow.bool_(), "str": pyarrow.string(),
     }  # fmt: skip
-    schema = pyarrow.schema([(name, types[hint.split(" | ")[0]]) for name, hint in _TYPES.items()])
+    columns = [(name, types.get(hint.split(" | ")[0])) for name, hint in _TYPES.items()]
+    schema = pyarrow.schema([(name, kind or pyarrow.string()) for name, kind in columns])
     seed = schema.get_field_index("seed")  # generators use all 64 bits
     schema = schema.set(seed, pyarrow.field("seed", pyarrow.uint64()))
     rows = iter(records)
@@ -150,8 +155,16 @@ def _write_parquet(path: Path, records: Iterable[Record]) -> None:
         pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer,
     ):
         while batch := list(itertools.islice(rows, 10_000)):
-            table = [{k: _clean(v) for k, v in record.as_dict().items()} for record in batch]
+            table = [{k: _clean(v) for k, v in _flat(record).items()} for record in batch]
             writer.write_table(pyarrow.Table.from_pylist(table, schema=schema))
+
+
+def _flat(record: Record) -> dict[str, Any]:
+    """For tables, whose cells hold no tables."""
+    return {
+        key: json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else value
+        for key, value in record.as_dict().items()
+    }
 
 
 def _clean(value: Any) -> Any:

@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ CREATE TABLE IF NOT EXISTS scores (
     pixels BLOB, model TEXT, score REAL, std REAL, probs BLOB, PRIMARY KEY (pixels, model));
 CREATE TABLE IF NOT EXISTS embeddings (
     pixels BLOB, model TEXT, vector BLOB, PRIMARY KEY (pixels, model)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS said (
+    pixels BLOB, model TEXT, what TEXT, answer TEXT, PRIMARY KEY (pixels, model, what));
 CREATE TABLE IF NOT EXISTS visuals (pixels BLOB PRIMARY KEY, hash INTEGER, thumbnail BLOB);
 CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha TEXT);
 CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, model TEXT, asked TEXT);
@@ -251,6 +253,20 @@ class Store:
         query = "SELECT vector FROM embeddings WHERE pixels = ? AND model = ?"
         rows = ((one, self._one(query, (one, model))) for one in pixels)
         return {one: np.frombuffer(row[0], np.float16) for one, row in rows if row}
+
+    def said(self, pixels: bytes, model: str, what: str) -> dict[str, Any] | None:
+        """What a model that writes answered to ``what`` about these pixels, where known."""
+        query = "SELECT answer FROM said WHERE pixels = ? AND model = ? AND what = ?"
+        row = self._one(query, (pixels, model, what))
+        answer: dict[str, Any] | None = json.loads(row[0]) if row else None
+        return answer
+
+    def keep_said(self, pixels: bytes, model: str, what: str, answer: Mapping[str, Any]) -> None:
+        """Remember it, at once: an answer takes seconds."""
+        values = (pixels, model, what, json.dumps(answer))
+        with self._lock:
+            self._write("INSERT OR REPLACE INTO said VALUES (?, ?, ?, ?)", values)
+            self.commit()
 
     def file_hash(self, path: Path, compute: Any) -> str:
         """A large file's hash, computed once as long as it does not change."""
