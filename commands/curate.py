@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..artimuse_core.errors import UsageError
-from .common import FAILED, Command, Model, Place, existing_or_not, finish, model_options
+from .common import (
+    FAILED,
+    Command,
+    Model,
+    Place,
+    existing_or_not,
+    finish,
+    model_options,
+    needs,
+)
 from .curate_options import ACTIONS, action_options, read_action, read_wishes, selection_options
 
 if TYPE_CHECKING:
@@ -20,6 +30,7 @@ if TYPE_CHECKING:
     from ..artimuse_core.scorer import Scorer
     from ..curation.actions import Action
     from ..curation.decide import Wishes
+    from ..curation.pipeline import Engine
     from ..curation.records import Record
     from ..curation.store import Store
 
@@ -52,6 +63,15 @@ if TYPE_CHECKING:
     help="A text on each attribute of the kept images, in the report and the records; the model "
     "must be one that writes.",
 )
+@click.option(
+    "--engine",
+    default="local",
+    show_default=True,
+    type=click.Choice(["local", "ray"]),
+    help="ray: score on the actors of a Ray cluster; a run that was ended goes on.",
+)
+@click.option("--address", help="With ray: the cluster's; RAY_ADDRESS, or a new one here.")
+@click.option("--actors", default=1, show_default=True, type=click.IntRange(1), help="With ray.")
 @click.option("--no-cache", is_flag=True, help="Score anew, and remember nothing.")
 @click.option(
     "--explain",
@@ -74,6 +94,9 @@ def curate(
     out: Path | str | None,
     page: Path | None,
     critique: bool,
+    engine: str,
+    address: str | None,
+    actors: int,
     no_cache: bool,
     ref: Sequence[Path | str],
     stable: bool,
@@ -89,13 +112,11 @@ def curate(
     DIR may be a URL that fsspec knows, such as s3://bucket/folder. Only reports, unless an action
     is asked for; every action can be undone.
     """
-    from ..artimuse_core.scorer import locate
     from ..curation import critiques, looks, report
     from ..curation.decide import rank_records
-    from ..curation.fingerprint import model_fingerprint
     from ..curation.html_report import write_report
     from ..curation.journal import new_run
-    from ..curation.pipeline import LocalEngine, Memory, score_files
+    from ..curation.pipeline import Memory, score_files
     from ..curation.scan import scan
     from ..curation.sources import source_of
     from ..curation.stability import firmness, with_stability
@@ -113,8 +134,16 @@ def curate(
         _history(explain, diff)
         return
     _check(folders, wishes, action, out=out, page=page, ref=ref, stable=stable)
+    attributes = critiques.attributes_in(wishes.where)
     if critique and not wishes.selecting:
         raise UsageError("--critique needs --top or another rule: a text takes its time")
+    here = {"--watch": watch, "--stable": stable, "--critique": critique}
+    here |= {f"--where {' '.join(attributes)}": bool(attributes)}
+    if engine == "ray" and any(here.values()):
+        asked_for = " and ".join(option for option, given in here.items() if given)
+        raise UsageError(f"{asked_for} needs the model in this process: --engine local")
+    if engine == "local" and (address is not None or actors != 1):
+        raise UsageError("--address and --actors say where --engine ray scores")
     references = scan(ref, recursive=recursive) if ref else []
     watcher = Watcher(folders, recursive=recursive) if watch else None
     sources = scan(folders, recursive=recursive, may_be_empty=watch)
@@ -123,28 +152,30 @@ def curate(
         thumbnail=page is not None,
         embedding=wishes.novelty is not None,
     )
-    scorer, critic = _load(use, critique, critiques.attributes_in(wishes.where))
-    if wanted.embedding and not scorer.embeds:
-        raise UsageError(f"--diverse: {scorer.name} gives no embedding; export it again")
-    engine = LocalEngine(scorer, use.batch_size)
     store = _store(remember=not no_cache)
-    precision = f"{use.dtype}, quantize {use.quantize}"
-    fingerprint = model_fingerprint(scorer, locate(use.model), store, dtype=precision)
-    memory = Memory(store, fingerprint, wanted)
+    if engine == "ray":
+        loaded = _on_cluster(use, address, actors)
+    else:
+        loaded = _loaded(use, store, critique, attributes)
+    if wanted.embedding and not loaded.embeds:
+        raise UsageError(f"--diverse: {loaded.name} gives no embedding; export it again")
+    memory = Memory(store, loaded.fingerprint, wanted)
+    score = partial(score_files, loaded.engine, memory=memory)
     with report.progress(len(sources)) as advance:
-        scored = score_files(engine, sources, on_record=advance, memory=memory)
+        scored = score(sources, on_record=advance)
     if watcher is not None and len(scored) == len(sources):
         click.echo(f"{len(scored)} images so far; watching, Ctrl-C ends", err=True)
-        scored = watcher.follow(scored, partial(score_files, engine, memory=memory), _say)
+        scored = watcher.follow(scored, score, _say)
         sources = [source_of(record.path) for record in scored]
     failures = list[str]()
-    if critic is not None and critiques.attributes_in(wishes.where):
+    critic, scorer = loaded.critic, loaded.scorer
+    if critic is not None and attributes:
         with report.progress(len(scored), "attributes") as advance:
             scored, failures = critiques.with_attribute_scores(critic, scored, memory, advance)
-    seen, unread = looks.gather(scored, wishes, memory, references, max_pixels=scorer.max_pixels)
+    seen, unread = looks.gather(scored, wishes, memory, references, max_pixels=use.pixels)
     failures += unread
     ranked = rank_records(scored, wishes, seen)
-    if stable:
+    if scorer is not None and stable:
         ranked = with_stability(scorer, ranked, wishes)
     if critic is not None and critique:
         kept = sum(record.selected for record in ranked)
@@ -158,11 +189,11 @@ def curate(
     if stable:
         click.echo(firmness(ranked), err=True)
     if not no_cache:
-        store.keep_run(run, scorer.name, shlex.join(sys.argv[1:]), ranked)
+        store.keep_run(run, loaded.name, shlex.join(sys.argv[1:]), ranked)
     if out is not None:
         _write(out, ranked)
     if page is not None:
-        title = f"{', '.join(map(str, folders))} by {scorer.name}, run {run}"
+        title = f"{', '.join(map(str, folders))} by {loaded.name}, run {run}"
         write_report(page, ranked, store, title=title)
         click.echo(f"report written to {page}", err=True)
     if action is not None and len(scored) == len(sources):
@@ -203,18 +234,60 @@ def _check(
         duplicates.check()
 
 
-def _load(use: Model, critique: bool, attributes: Sequence[str]) -> tuple[Scorer, Critic | None]:
-    """The model, and a critic over it where texts or attribute scores are asked for."""
-    if not (critique or attributes):
-        return use.load(), None
-    try:
-        scorer, critic = use.load_critic()
-    except UsageError as error:
-        asked = "--critique" if critique else f"--where {', '.join(attributes)}"
-        raise UsageError(f"{asked}: {error}") from error
+@dataclass(frozen=True)
+class _Loaded:
+    """A model, wherever it is."""
+
+    engine: Engine
+    fingerprint: str
+    embeds: bool
+    scorer: Scorer | None = None
+    """Where the model is in this process."""
+    critic: Critic | None = None
+    """Where texts or attribute scores are asked for."""
+
+    @property
+    def name(self) -> str:
+        return self.engine.name
+
+
+def _loaded(use: Model, store: Store, critique: bool, attributes: Sequence[str]) -> _Loaded:
+    """The model in this process."""
+    from ..artimuse_core.models import locate
+    from ..curation.fingerprint import model_fingerprint
+    from ..curation.pipeline import LocalEngine
+
+    critic = None
+    if critique or attributes:
+        try:
+            scorer, critic = use.load_critic()
+        except UsageError as error:
+            asked = "--critique" if critique else f"--where {', '.join(attributes)}"
+            raise UsageError(f"{asked}: {error}") from error
+    else:
+        scorer = use.load()
     if attributes:
         click.echo("attribute scores are experimental: no published weights know them", err=True)
-    return scorer, critic
+    fingerprint = model_fingerprint(
+        scorer, locate(use.model), store, dtype=use.dtype, quantize=use.quantize
+    )
+    engine = LocalEngine(scorer, use.batch_size)
+    return _Loaded(engine, fingerprint, scorer.embeds, scorer, critic)
+
+
+def _on_cluster(use: Model, address: str | None, actors: int) -> _Loaded:
+    """The model on a Ray cluster; this process leaves it when the command ends."""
+    with needs("ray"):
+        from ..curation.ray_engine import RayEngine, Recipe
+    recipe = Recipe(
+        use.model, use.device, use.dtype, use.batch_size, use.pixels, use.quantize,
+        use.deterministic, use.compile,
+    )  # fmt: skip
+    engine = RayEngine(recipe, address=address, actors=actors)
+    click.get_current_context().call_on_close(engine.close)
+    told = engine.described
+    click.echo(f"model {told.name} on {told.device}, {actors} Ray actors: {told.card}", err=True)
+    return _Loaded(engine, told.fingerprint, told.embeds)
 
 
 def _store(*, remember: bool) -> Store:
