@@ -113,7 +113,10 @@ def main() -> None:
             data = encoded(files, form, side)
             ways: dict[str, Decode] = {"Pillow": load_image}
             if form == "JPEG":
-                ways |= {"draft to the input": drafted(size), "draft to twice it": drafted(2 * size)}
+                ways |= {
+                    "draft to the input": drafted(size),
+                    "draft to twice it": drafted(2 * size),
+                }
             ways |= {n: way for n, way in others().items() if form == "JPEG" or n == "opencv"}
             reference: tuple[Floats, Floats] | None = None
             for name, decode in ways.items():

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from ..artimuse_core.engines import default_threads
 from ..artimuse_core.errors import ModelError, UsageError
 from ..artimuse_core.images import one_line
 from ..artimuse_core.scorer import Scorer, locate
@@ -92,8 +93,11 @@ class RayEngine:
         self._recipe, self._actors = recipe, actors
         if not ray.is_initialized():
             where = address or os.environ.get("RAY_ADDRESS", "local")
+            own: dict[str, Any] = {}
+            if where == "local":  # room for all actors, and nothing that a run has no use for
+                own = {"num_cpus": max(actors, default_threads()), "include_dashboard": False}
             try:
-                ray.init(where, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(where, log_to_driver=False, logging_level=logging.ERROR, **own)
             except Exception as error:  # a node that does not start raises no better
                 reason = one_line(error)
                 raise UsageError(f"cannot join a Ray cluster at {where}: {reason}") from error

@@ -1,5 +1,6 @@
 """The page of a run, in a real browser where one is installed, and what it is made of."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -132,6 +133,33 @@ def test_twenty_thousand_images_scroll(tab, tmp_path) -> None:
     tab.wait_for_selector("img[alt='/x/19999.png']", state="attached")
     tab.fill("#search", "49!")
     assert tab.locator("#count").inner_text().endswith("400 shown")
+
+
+def test_critiques_are_read_beside_the_grid(tab, tmp_path) -> None:
+    store = Store(None)
+    texts = {"Composition & Design": "The <b>diagonal</b> leads in.", "Overall Gestalt": ""}
+    records = [record(i, 90 - i, selected=i < 2) for i in range(5)]
+    records[:2] = [dataclasses.replace(r, critique=texts) for r in records[:2]]
+    write_report(tmp_path / "r.html", records, store, title="with critiques")
+    write_report(tmp_path / "without.html", records[2:], store, title="without")
+    store.close()
+    tab.goto((tmp_path / "r.html").as_uri())
+    assert tab.locator(".why").count() == 2
+    tab.locator(".why").first.click()
+    assert tab.locator(".cell.kept").count() == 2  # reading is not picking
+    panel = tab.locator("#critique")
+    assert "The <b>diagonal</b> leads in." in panel.inner_text()
+    assert "/x/00000.png · 90.0" in panel.inner_text()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("c")
+    assert "/x/00001.png · 89.0" in panel.inner_text()
+    tab.keyboard.press("Escape")
+    assert not panel.is_visible()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("c")  # it has none
+    assert not panel.is_visible()
+    tab.goto((tmp_path / "without.html").as_uri())
+    assert "C critique" not in tab.locator("header").inner_text()
 
 
 def test_reports_need_a_name_of_a_page(folder) -> None:
