@@ -54,7 +54,7 @@ def selection_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=float,
             metavar="0..1",
             help="With --top or --per: keep images that differ, by what the model sees; 0 goes by "
-            "score alone, 1 by looks alone (try 0.3).",
+            "score alone, 1 by looks alone (try 0.5).",
         ),
         click.option(
             "--buckets",
