@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from ..artimuse_core.scorer import Scorer
     from ..curation.actions import Action
     from ..curation.decide import Wishes
-    from ..curation.pipeline import Engine
+    from ..curation.pipeline import Engine, Memory
     from ..curation.records import Record
+    from ..curation.sources import Source
     from ..curation.store import Store
+    from ..curation.watch import Watcher
 
 
 @click.command(cls=Command)
@@ -112,14 +114,10 @@ def curate(
     DIR may be a URL that fsspec knows, such as s3://bucket/folder. Only reports, unless an action
     is asked for; every action can be undone.
     """
-    from ..curation import critiques, looks, report
-    from ..curation.decide import rank_records
-    from ..curation.html_report import write_report
+    from ..curation.critiques import attributes_in
     from ..curation.journal import new_run
-    from ..curation.pipeline import Memory, score_files
+    from ..curation.pipeline import Memory
     from ..curation.scan import scan
-    from ..curation.sources import source_of
-    from ..curation.stability import firmness, with_stability
     from ..curation.store import Wanted
     from ..curation.watch import Watcher
 
@@ -133,17 +131,11 @@ def curate(
     if explain is not None or diff is not None:
         _history(explain, diff)
         return
-    _check(folders, wishes, action, out=out, page=page, ref=ref, stable=stable)
-    attributes = critiques.attributes_in(wishes.where)
-    if critique and not wishes.selecting:
-        raise UsageError("--critique needs --top or another rule: a text takes its time")
-    here = {"--watch": watch, "--stable": stable, "--critique": critique}
-    here |= {f"--where {' '.join(attributes)}": bool(attributes)}
-    if engine == "ray" and any(here.values()):
-        asked_for = " and ".join(option for option, given in here.items() if given)
-        raise UsageError(f"{asked_for} needs the model in this process: --engine local")
-    if engine == "local" and (address is not None or actors != 1):
-        raise UsageError("--address and --actors say where --engine ray scores")
+    _check(folders, wishes, action, out, page, ref, stable=stable, critique=critique)
+    attributes = attributes_in(wishes.where)
+    needs_model = {"--watch": watch, "--stable": stable, "--critique": critique}
+    needs_model[f"--where {' '.join(attributes)}"] = bool(attributes)
+    _check_engine(engine, address, actors, [name for name, on in needs_model.items() if on])
     references = scan(ref, recursive=recursive) if ref else []
     watcher = Watcher(folders, recursive=recursive) if watch else None
     sources = scan(folders, recursive=recursive, may_be_empty=watch)
@@ -160,56 +152,38 @@ def curate(
     if wanted.embedding and not loaded.embeds:
         raise UsageError(f"--diverse: {loaded.name} gives no embedding; export it again")
     memory = Memory(store, loaded.fingerprint, wanted)
-    score = partial(score_files, loaded.engine, memory=memory)
-    with report.progress(len(sources)) as advance:
-        scored = score(sources, on_record=advance)
-    if watcher is not None and len(scored) == len(sources):
-        click.echo(f"{len(scored)} images so far; watching, Ctrl-C ends", err=True)
-        scored = watcher.follow(scored, score, _say)
-        sources = [source_of(record.path) for record in scored]
-    failures = list[str]()
-    critic, scorer = loaded.critic, loaded.scorer
-    if critic is not None and attributes:
-        with report.progress(len(scored), "attributes") as advance:
-            scored, failures = critiques.with_attribute_scores(critic, scored, memory, advance)
-    seen, unread = looks.gather(scored, wishes, memory, references, max_pixels=use.pixels)
-    failures += unread
-    ranked = rank_records(scored, wishes, seen)
-    if scorer is not None and stable:
-        ranked = with_stability(scorer, ranked, wishes)
-    if critic is not None and critique:
-        kept = sum(record.selected for record in ranked)
-        with report.progress(kept, "critiques") as advance:
-            ranked, unwritten = critiques.with_critiques(critic, ranked, memory, advance)
+    scored, complete = _score(loaded, sources, watcher, memory)
+    if attributes:
+        scored, failures = _attribute_scores(loaded, scored, memory)
+    else:
+        failures = []
+    ranked, unread = _decide(loaded, scored, wishes, memory, references, stable=stable)
+    if critique:
+        ranked, unwritten = _critiques(loaded, ranked, memory)
         failures += unwritten
+    failures += unread
 
     run = new_run()
-    _print(ranked, as_json, wishes.selecting)
-    click.echo(f"{report.summary(ranked)} (run {run})", err=True)
-    if stable:
-        click.echo(firmness(ranked), err=True)
+    _print(ranked, run, as_json=as_json, selecting=wishes.selecting, stable=stable)
     if not no_cache:
         store.keep_run(run, loaded.name, shlex.join(sys.argv[1:]), ranked)
-    if out is not None:
-        _write(out, ranked)
-    if page is not None:
-        title = f"{', '.join(map(str, folders))} by {loaded.name}, run {run}"
-        write_report(page, ranked, store, title=title)
-        click.echo(f"report written to {page}", err=True)
-    if action is not None and len(scored) == len(sources):
+    title = f"{', '.join(map(str, folders))} by {loaded.name}, run {run}"
+    _write(ranked, out, page, store, title)
+    if action is not None and complete:
         failures += _act(action, ranked, run, dry_run)
-    finish(ranked, len(sources), failures)
+    finish(ranked, len(ranked) if complete else len(sources), failures)
 
 
 def _check(
     folders: Sequence[Path | str],
     wishes: Wishes,
     action: Action | None,
-    *,
     out: Path | str | None,
     page: Path | None,
     ref: Sequence[Path | str],
+    *,
     stable: bool,
+    critique: bool,
 ) -> None:
     """Refuse what makes no sense together, and what needs an extra that is not installed."""
     from ..curation import duplicates, html_report, records
@@ -226,12 +200,22 @@ def _check(
         raise UsageError("--stable needs --top or another rule to say where the cut is")
     if stable and wishes.novelty is not None:
         raise UsageError("--stable looks at a cut in the ranking, and --diverse makes none")
+    if critique and not wishes.selecting:
+        raise UsageError("--critique needs --top or another rule: a text takes its time")
     if out is not None:
         records.check_format(out)
     if page is not None:
         html_report.check(page)
     if wishes.dedup is not None:
         duplicates.check()
+
+
+def _check_engine(engine: str, address: str | None, actors: int, needing: Sequence[str]) -> None:
+    """``needing``: the options that are given and need the model in this process."""
+    if engine == "ray" and needing:
+        raise UsageError(f"{' and '.join(needing)} needs the model in this process: --engine local")
+    if engine == "local" and (address is not None or actors != 1):
+        raise UsageError("--address and --actors say where --engine ray scores")
 
 
 @dataclass(frozen=True)
@@ -300,6 +284,67 @@ def _store(*, remember: bool) -> Store:
     return store
 
 
+def _score(
+    loaded: _Loaded, sources: Sequence[Source], watcher: Watcher | None, memory: Memory
+) -> tuple[list[Record], bool]:
+    """The records, also of what arrives while ``watcher`` looks, and whether nothing is missing."""
+    from ..curation import report
+    from ..curation.pipeline import score_files
+
+    score = partial(score_files, loaded.engine, memory=memory)
+    with report.progress(len(sources)) as advance:
+        scored = score(sources, on_record=advance)
+    complete = len(scored) == len(sources)
+    if watcher is not None and complete:
+        click.echo(f"{len(scored)} images so far; watching, Ctrl-C ends", err=True)
+        scored = watcher.follow(scored, score, _say)
+    return scored, complete
+
+
+def _attribute_scores(
+    loaded: _Loaded, scored: Sequence[Record], memory: Memory
+) -> tuple[list[Record], list[str]]:
+    from ..curation import critiques, report
+
+    assert loaded.critic is not None
+    with report.progress(len(scored), "attributes") as advance:
+        return critiques.with_attribute_scores(loaded.critic, scored, memory, advance)
+
+
+def _critiques(
+    loaded: _Loaded, ranked: Sequence[Record], memory: Memory
+) -> tuple[list[Record], list[str]]:
+    from ..curation import critiques, report
+
+    assert loaded.critic is not None
+    with report.progress(sum(record.selected for record in ranked), "critiques") as advance:
+        return critiques.with_critiques(loaded.critic, ranked, memory, advance)
+
+
+def _decide(
+    loaded: _Loaded,
+    scored: Sequence[Record],
+    wishes: Wishes,
+    memory: Memory,
+    references: Sequence[Source],
+    *,
+    stable: bool,
+) -> tuple[list[Record], list[str]]:
+    """The ranked records, and a line for each reference that could not be read."""
+    from ..curation import looks
+    from ..curation.decide import rank_records
+    from ..curation.stability import with_stability
+
+    seen, unread = looks.gather(
+        scored, wishes, memory, references, max_pixels=loaded.engine.max_pixels
+    )
+    ranked = rank_records(scored, wishes, seen)
+    if stable:
+        assert loaded.scorer is not None
+        ranked = with_stability(loaded.scorer, ranked, wishes)
+    return ranked, unread
+
+
 def _say(record: Record) -> None:
     """One line on an image that arrived."""
     if record.error is None:
@@ -308,20 +353,33 @@ def _say(record: Record) -> None:
         click.echo(f"failed: {record.path}: {record.error}", err=True)
 
 
-def _print(ranked: Sequence[Record], as_json: bool, selecting: bool) -> None:
+def _print(
+    ranked: Sequence[Record], run: str, *, as_json: bool, selecting: bool, stable: bool
+) -> None:
     from ..curation import records, report
+    from ..curation.stability import firmness
 
     if as_json:
         records.write_json_lines(sys.stdout, ranked)
     else:
         report.print_table(ranked, selecting=selecting)
+    click.echo(f"{report.summary(ranked)} (run {run})", err=True)
+    if stable:
+        click.echo(firmness(ranked), err=True)
 
 
-def _write(out: Path | str, ranked: Sequence[Record]) -> None:
+def _write(
+    ranked: Sequence[Record], out: Path | str | None, page: Path | None, store: Store, title: str
+) -> None:
+    from ..curation.html_report import write_report
     from ..curation.records import write_records
 
-    write_records(out, ranked)
-    click.echo(f"{len(ranked)} records written to {out}", err=True)
+    if out is not None:
+        write_records(out, ranked)
+        click.echo(f"{len(ranked)} records written to {out}", err=True)
+    if page is not None:
+        write_report(page, ranked, store, title=title)
+        click.echo(f"report written to {page}", err=True)
 
 
 def _act(action: Action, ranked: Sequence[Record], run: str, dry_run: bool) -> list[str]:

@@ -26,4 +26,8 @@ class SlowEngine(BrightnessEngine):
 
 class SlowRecipe(ray_engine.Recipe):
     def scorer(self) -> Scorer:
-        return Scorer(SlowEngine(), name="brightness", input_size=16, max_pixels=self.max_pixels)
+        return slow_scorer(self.max_pixels)
+
+
+def slow_scorer(max_pixels: int) -> Scorer:
+    return Scorer(SlowEngine(), name="brightness", input_size=16, max_pixels=max_pixels)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,17 @@ from .conftest import ROOT
 from .fakes import brightness_scorer
 
 pytest.importorskip("ray.data")
-IMAGES = 600
+IMAGES = 400
+
+RULES = ("--json", "--dedup", "2", "--top", "10%")
 
 CURATE = """
 import conftest, ray_actors
 from artimuse import cli
+from artimuse.artimuse_core.scorer import Scorer
 from artimuse.curation import ray_engine
 ray_engine.Recipe = ray_actors.SlowRecipe
+Scorer.load = lambda *args, max_pixels, **options: ray_actors.slow_scorer(max_pixels)
 cli.main()
 """
 
@@ -55,9 +60,33 @@ def start(folder: Path, log: Path, *arguments: str) -> subprocess.Popen[str]:
         **os.environ, "PYTHONPATH": os.pathsep.join(paths), "ARTIMUSE_TEST_ACTORS": str(log),
         "RAY_ADDRESS": "local",
     }  # fmt: skip
-    command = [sys.executable, "-c", CURATE, "curate", str(folder), "--engine", "ray", "--json"]
+    command = [sys.executable, "-c", CURATE, "curate", str(folder), *RULES, *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*command, *arguments], text=True, env=environment, **pipes)
+    return subprocess.Popen(command, text=True, env=environment, **pipes)
+
+
+def start_on_ray(folder: Path, log: Path, images: int) -> subprocess.Popen[str]:
+    """A run whose two actors have begun with at least so many images."""
+    for _ in range(4):  # on a busy machine a node of Ray's may not start in its 30 seconds
+        run = start(folder, log, "--engine", "ray", "--actors", "2")
+        if wait_until(lambda: len(batches(log)) >= 2 and batches(log).total() >= images, run):
+            return run
+        stderr = run.communicate()[1]
+        assert "cannot join a Ray cluster" in stderr, stderr
+    pytest.skip("no node of Ray's starts here")
+
+
+def wait_until(holds: Callable[[], bool], run: subprocess.Popen[str]) -> bool:
+    """False if the run ends before it holds."""
+    deadline = time.monotonic() + 300
+    while not holds():
+        if run.poll() is not None:
+            return False
+        if time.monotonic() > deadline:
+            run.kill()
+            pytest.fail("no progress")
+        time.sleep(0.05)
+    return True
 
 
 def batches(log: Path) -> Counter[int]:
@@ -70,19 +99,6 @@ def batches(log: Path) -> Counter[int]:
     return counts
 
 
-def wait_for(log: Path, processes: int, images: int, run: subprocess.Popen[str]) -> Counter[int]:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        found = batches(log)
-        if len(found) >= processes and sum(found.values()) >= images:
-            return found
-        if run.poll() is not None:
-            pytest.fail(run.communicate()[1])
-        time.sleep(0.05)
-    run.kill()
-    pytest.fail(f"no such progress: {found}")
-
-
 def remembered() -> int:
     """Scores in the store, as far as they are on the disk."""
     path = Path(os.environ["ARTIMUSE_CACHE"]) / FILE
@@ -92,35 +108,47 @@ def remembered() -> int:
         return int(db.execute("SELECT count(*) FROM scores").fetchone()[0])
 
 
-@pytest.mark.slow
-def test_a_killed_actor_and_a_killed_run_lose_and_double_nothing(many, tmp_path, monkeypatch):
-    log = tmp_path / "actors.log"
-    run = start(many, log, "--actors", "2", "--dedup", "2", "--top", "10%")
-    victim = max(wait_for(log, 2, 100, run).items(), key=lambda item: item[1])[0]
-    os.kill(victim, signal.SIGKILL)
-    wait_for(log, 3, 200, run)  # another took its place
-    while remembered() < 100 and run.poll() is None:
-        time.sleep(0.05)
-    run.kill()
-    run.communicate()
-    before, known = sum(batches(log).values()), remembered()
-    assert 100 <= known < IMAGES
+def rows(stdout: str) -> list[dict]:
+    return [json.loads(line) for line in stdout.splitlines()]
 
-    run = start(many, log, "--actors", "1", "--dedup", "2", "--top", "10%")
+
+def locally(folder: Path, monkeypatch) -> list[dict]:
+    """What the engine of this process says of the folder."""
+    monkeypatch.setattr(Scorer, "load", lambda *args, **options: brightness_scorer())
+    result = CliRunner().invoke(cli.main, ["curate", str(folder), *RULES, "--no-cache"])
+    return rows(result.stdout)
+
+
+@pytest.mark.slow
+def test_a_killed_actor_is_replaced_and_the_records_are_those_of_the_local_engine(
+    many, tmp_path, monkeypatch
+) -> None:
+    log = tmp_path / "actors.log"
+    run = start_on_ray(many, log, 50)
+    os.kill(batches(log).most_common(1)[0][0], signal.SIGKILL)
     stdout, stderr = run.communicate(timeout=300)
     assert run.returncode == 1, stderr  # the broken image
-    again = sum(batches(log).values()) - before
-    assert again == IMAGES - known  # what had arrived is not scored again
-    rows = [json.loads(line) for line in stdout.splitlines()]
+    assert len(batches(log)) >= 3  # another process took its place
+    assert batches(log).total() >= IMAGES
+    assert rows(stdout) == locally(many, monkeypatch)
+    assert len(rows(stdout)) == IMAGES + 1
+    assert remembered() == IMAGES
 
-    monkeypatch.setattr(Scorer, "load", lambda *args, **options: brightness_scorer())
-    local = CliRunner().invoke(
-        cli.main,
-        ["curate", str(many), "--json", "--dedup", "2", "--top", "10%", "--no-cache"],
-    )
-    assert rows == [json.loads(line) for line in local.stdout.splitlines()]
-    assert len(rows) == IMAGES + 1
-    assert "failed: " in stderr
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_where_it_was_on_either_engine(many, tmp_path, monkeypatch) -> None:
+    log = tmp_path / "actors.log"
+    run = start_on_ray(many, log, 100)
+    assert wait_until(lambda: remembered() >= 64, run), run.communicate()[1]
+    run.kill()
+    run.communicate()
+    before, known = batches(log).total(), remembered()
+    assert 64 <= known < IMAGES
+    run = start(many, log)
+    stdout, stderr = run.communicate(timeout=300)
+    assert run.returncode == 1, stderr
+    assert batches(log).total() - before == IMAGES - known
+    assert rows(stdout) == locally(many, monkeypatch)
 
 
 @pytest.mark.parametrize(
