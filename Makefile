@@ -40,6 +40,8 @@ bench: $(DEV)/.installed  ## The figures in README and docs; AGIQA=… is the fo
 	$(DEV)/bin/python benchmarks/engine_speed.py
 	$(DEV)/bin/python benchmarks/curate_speed.py
 	$(DEV)/bin/python benchmarks/export.py
+	$(DEV)/bin/python benchmarks/curate_scale.py
+	$(DEV)/bin/python benchmarks/decoders.py --images $(AGIQA)
 
 nano: $(DEV)/.installed  ## Train the embedded model from nothing, about two hours on 2 cores; resumes.
 	$(DEV)/bin/python -m artimuse.training.nano --data $(AGIQA) --output build/nano --resume

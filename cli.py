@@ -16,7 +16,16 @@ import click
 from . import __version__
 from .artimuse_core.errors import UsageError
 from .commands.annotate import annotate
-from .commands.common import FAILED, Group, Model, existing_or_not, finish, model_options, needs
+from .commands.common import (
+    FAILED,
+    Group,
+    Model,
+    Place,
+    existing_or_not,
+    finish,
+    model_options,
+    needs,
+)
 from .commands.curate import curate
 from .commands.evaluate import evaluate
 from .commands.export import export
@@ -37,12 +46,12 @@ def main(verbose: int) -> None:
 
 
 @main.command()
-@click.argument("images", nargs=-1, required=True, type=existing_or_not, metavar="IMAGE|DIR...")
+@click.argument("images", nargs=-1, required=True, type=Place(), metavar="IMAGE|DIR...")
 @model_options
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Subfolders too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def score(
-    images: Sequence[Path],
+    images: Sequence[Path | str],
     use: Model,
     recursive: bool,
     as_json: bool,
@@ -50,7 +59,7 @@ def score(
     """Score images, in the order of their paths."""
     import json
 
-    from .curation.pipeline import score_files
+    from .curation.pipeline import LocalEngine, score_files
     from .curation.scan import scan
 
     files = scan(images, recursive=recursive)
@@ -64,7 +73,7 @@ def score(
         elif record.error is None:
             click.echo(f"{record.score:6.2f} ± {record.std:5.2f}  {record.path}")
 
-    records = score_files(scorer, files, batch_size=use.batch_size, on_record=show)
+    records = score_files(LocalEngine(scorer, use.batch_size), files, on_record=show)
     finish(records, len(files))
 
 

@@ -18,12 +18,14 @@ import numpy.typing as npt
 
 from . import bundle
 from .attributes import ATTRIBUTES, Attribute
+from .engines import Engine
 from .errors import MissingExtraError, UsageError
 from .images import DEFAULT_MAX_PIXELS, load_image
 from .preprocess import preprocess
 from .prompts import attribute_question, attribute_score_question, chat_prompt
 from .results import ScoreResult
 from .score_tokens import ORDERED_100, ScoreTokens
+from .scorer import Scorer
 
 DEFAULT_MAX_NEW_TOKENS = 512
 
@@ -91,8 +93,11 @@ class Critic:
         name: str,
         tokens: ScoreTokens = ORDERED_100,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        engine: Callable[[], Engine] | None = None,
     ) -> None:
+        """``engine`` makes what :meth:`scorer` scores with."""
         self.writer = writer
+        self._engine = engine
         self.tokens = tokens
         self.name = name
         self._tokenizer = tokenizer
@@ -114,6 +119,7 @@ class Critic:
         *,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         quantize: str = "none",
+        compiled: bool = False,
     ) -> Critic:
         """From a checkpoint directory, or a bundle with critiques; options as in ``Scorer.load``.
 
@@ -137,7 +143,21 @@ class Critic:
             from . import critic_torch
         except ImportError as error:
             raise MissingExtraError(error.name or "torch", "torch") from error
-        return critic_torch.load(directory, device, dtype, quantize, max_pixels)
+        return critic_torch.load(directory, device, dtype, quantize, max_pixels, compiled)
+
+    def scorer(self, *, card: str = "", deterministic: bool = False) -> Scorer:
+        """A scorer over the same weights."""
+        if self._engine is None:
+            raise ValueError("made without an engine to score with")
+        return Scorer(
+            self._engine(),
+            name=self.name,
+            input_size=self.writer.input_size,
+            tokens=self.tokens,
+            card=card,
+            max_pixels=self.max_pixels,
+            deterministic=deterministic,
+        )
 
     def critique(
         self,
@@ -155,13 +175,25 @@ class Critic:
         """
         if max_new_tokens < 1:
             raise UsageError(f"expected max_new_tokens of at least 1, got {max_new_tokens}")
-        picture = load_image(image, max_pixels=self.max_pixels)
-        logits, cache = self.writer.prefill(preprocess(picture, self.writer.input_size)[None])
+        logits, cache = self._prefill(image)
         read = self.tokens.readout(logits)
         result = ScoreResult(float(read.score[0]), float(read.std[0]), self.name, read.probs[0])
         texts = self._write(cache, attributes, max_new_tokens, on_text) if attributes else []
         scores = self._attribute_scores(cache, attributes) if attribute_scores else {}
         return Critique(result, {a.name: t for a, t in zip(attributes, texts, strict=True)}, scores)
+
+    def attribute_scores(
+        self, image: Any, attributes: Sequence[Attribute] = ATTRIBUTES
+    ) -> dict[str, ScoreResult]:
+        """The score question of each attribute, by its name; no texts. Experimental.
+
+        Raises ImageError if the image cannot be read.
+        """
+        return self._attribute_scores(self._prefill(image)[1], attributes)
+
+    def _prefill(self, image: Any) -> tuple[Floats, Any]:
+        picture = load_image(image, max_pixels=self.max_pixels)
+        return self.writer.prefill(preprocess(picture, self.writer.input_size)[None])
 
     def _attribute_scores(
         self, cache: Any, attributes: Sequence[Attribute]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from . import bundle, providers
 from .critic import Critic, Floats, Ids
-from .engines import onnx_session, onnxruntime_providers
+from .engines import OnnxEngine, onnx_session, onnxruntime_providers
 from .errors import MissingExtraError, ModelError
 from .images import one_line
 from .prompts import IM_END
@@ -37,6 +37,7 @@ def load(directory: Path, manifest: bundle.Manifest, device: str, max_pixels: in
         name=manifest.name,
         tokens=manifest.tokens(),
         max_pixels=max_pixels,
+        engine=lambda: OnnxEngine(directory, manifest, device=device),
     )
 
 

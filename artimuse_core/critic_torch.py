@@ -12,19 +12,24 @@ from torch import Tensor
 from . import checkpoint
 from .critic import Critic, Floats, Ids
 from .decoder import KeyValue, join, run_blocks
+from .engines import TorchEngine
 from .errors import UsageError
 from .prompts import IM_END, system_message
 from .torch_graph import GraphRunner
 
 
-def load(directory: Path, device: str, dtype: str, quantize: str, max_pixels: int) -> Critic:
+def load(
+    directory: Path, device: str, dtype: str, quantize: str, max_pixels: int, compiled: bool = False
+) -> Critic:
     """Raises UsageError for a model that was trained to score only."""
     if not checkpoint.read_config(directory).get("critiques", True):
         raise UsageError(
             f"{directory.name} was trained to score only; critiques need another --model, "
             "e.g. a checkpoint directory in the official format"
         )
-    runner = GraphRunner(directory, device=device, dtype=dtype, quantize=quantize)
+    runner = GraphRunner(
+        directory, device=device, dtype=dtype, quantize=quantize, compiled=compiled
+    )
     return over(runner, directory, directory.resolve().name, max_pixels)
 
 
@@ -39,6 +44,7 @@ def over(runner: GraphRunner, directory: Path, name: str, max_pixels: int) -> Cr
         name=name,
         tokens=runner.tokens,
         max_pixels=max_pixels,
+        engine=lambda: TorchEngine.over(runner),
     )
 
 

@@ -1,6 +1,7 @@
 """Backends behind one seam: ``score_logits(pixel_values) -> score_logits``.
 
-An engine knows tensors and devices, nothing of files, tokens or scores.
+Most can hand out the image's embedding in the same pass. An engine knows tensors and devices,
+nothing of files, tokens or scores.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,9 @@ from .bundle import Manifest, check_files
 from .errors import MissingExtraError, ModelError, OutOfMemoryError
 from .images import one_line
 from .score_tokens import ScoreTokens
+
+if TYPE_CHECKING:
+    from .torch_graph import GraphRunner
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +44,23 @@ class Engine(Protocol):
         """(B, 3, S, S) fp32 → (B, K) fp32.
 
         Raises OutOfMemoryError where a smaller batch may do, ModelError if the backend fails.
+        """
+        ...
+
+
+@runtime_checkable
+class EmbeddingEngine(Engine, Protocol):
+    """An engine that can also tell what the vision tower saw."""
+
+    @property
+    def embeds(self) -> bool:
+        """Whether this graph gives the embedding."""
+        ...
+
+    def score_and_embed(self, pixel_values: Floats) -> tuple[Floats, Floats]:
+        """(B, 3, S, S) fp32 → (B, K) logits and (B, W) unit vectors, fp32, from one forward pass.
+
+        Raises as :meth:`score_logits` does.
         """
         ...
 
@@ -95,32 +116,36 @@ class OnnxEngine:
     def device(self) -> str:
         return self._device
 
+    @property
+    def embeds(self) -> bool:
+        return "embedding" in self._outputs
+
     def score_logits(self, pixel_values: Floats) -> Floats:
-        return self._run("score_logits", pixel_values)
+        return self._run(["score_logits"], pixel_values)[0]
 
-    def embed(self, pixel_values: Floats) -> Floats:
-        """(B, 3, S, S) fp32 → (B, W) unit vectors; ModelError where the graph gives none."""
-        if "embedding" not in self._outputs:
+    def score_and_embed(self, pixel_values: Floats) -> tuple[Floats, Floats]:
+        if not self.embeds:
             raise ModelError("this bundle's graph gives no embedding; export it again")
-        return self._run("embedding", pixel_values)
+        logits, embedding = self._run(["score_logits", "embedding"], pixel_values)
+        return logits, embedding
 
-    def _run(self, output: str, pixel_values: Floats) -> Floats:
-        """One output for any number of images, in runs of the size that the graph takes."""
+    def _run(self, outputs: list[str], pixel_values: Floats) -> list[Floats]:
+        """The outputs for any number of images, in runs of the size that the graph takes."""
         size = self._most or len(pixel_values)
         parts = []
         for start in range(0, len(pixel_values), size):
             part = pixel_values[start : start + size]
             lacking = max(0, self._least - len(part))
             padded = np.pad(part, [(0, lacking), (0, 0), (0, 0), (0, 0)]) if lacking else part
-            parts.append(self._run_once(output, padded)[: len(part)])
-        return np.concatenate(parts)
+            parts.append([answer[: len(part)] for answer in self._run_once(outputs, padded)])
+        return [np.concatenate(answers) for answers in zip(*parts, strict=True)]
 
-    def _run_once(self, output: str, pixel_values: Floats) -> Floats:
+    def _run_once(self, outputs: list[str], pixel_values: Floats) -> list[Floats]:
         try:
             if self._memory == "cpu":
-                (answer,) = self._session.run([output], {"pixel_values": pixel_values})
+                answers = self._session.run(outputs, {"pixel_values": pixel_values})
             else:
-                answer = self._run_bound(output, pixel_values)
+                answers = self._run_bound(outputs, pixel_values)
         except Exception as error:
             text = one_line(error)
             if "allocate memory" in text or "out of memory" in text:
@@ -128,19 +153,20 @@ class OnnxEngine:
                     f"{self._device} ran out of memory at a batch of {len(pixel_values)}"
                 ) from error
             raise ModelError(f"onnxruntime failed: {text}") from error
-        return np.asarray(answer, np.float32)
+        return [np.asarray(answer, np.float32) for answer in answers]
 
-    def _run_bound(self, output: str, pixel_values: Floats) -> Floats:
-        """With input and output bound to the GPU's memory: one copy in, only ``output`` out."""
+    def _run_bound(self, outputs: list[str], pixel_values: Floats) -> list[Floats]:
+        """With input and output bound to the GPU's memory: one copy in, only ``outputs`` out."""
         import onnxruntime
 
         binding = self._session.io_binding()
         pixels = onnxruntime.OrtValue.ortvalue_from_numpy(pixel_values, self._memory, self._index)
         binding.bind_ortvalue_input("pixel_values", pixels)
-        binding.bind_output(output, self._memory, self._index)
+        for output in outputs:
+            binding.bind_output(output, self._memory, self._index)
         self._session.run_with_iobinding(binding)
-        answer: Floats = binding.copy_outputs_to_cpu()[0]
-        return answer
+        answers: list[Floats] = binding.copy_outputs_to_cpu()
+        return answers
 
 
 def onnxruntime_providers() -> list[str]:
@@ -206,6 +232,8 @@ def onnx_session(
 class TorchEngine:
     """The scoring graph in torch over a checkpoint of any layout."""
 
+    embeds = True
+
     def __init__(
         self,
         directory: Path,
@@ -229,6 +257,13 @@ class TorchEngine:
         )
         log.info("torch on %s in %s", self._runner.device, self._runner.dtype)
 
+    @classmethod
+    def over(cls, runner: GraphRunner) -> TorchEngine:
+        """Over weights that a critic holds as well, so that they are there once."""
+        engine = cls.__new__(cls)
+        engine._runner = runner
+        return engine
+
     @property
     def input_size(self) -> int:
         """S, pixels."""
@@ -245,6 +280,9 @@ class TorchEngine:
 
     def score_logits(self, pixel_values: Floats) -> Floats:
         return self._runner.score_logits(pixel_values)
+
+    def score_and_embed(self, pixel_values: Floats) -> tuple[Floats, Floats]:
+        return self._runner.score_and_embed(pixel_values)
 
 
 def default_threads() -> int:

@@ -24,6 +24,8 @@ class ScoreResult:
     """Name of the model that scored; scores of different models are not comparable."""
     probs: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
     """Probability of each score token, (K,) fp32, in ascending order of score."""
+    embedding: npt.NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    """What the vision tower saw, (W,) fp32 of length 1; only where it was asked for."""
     error: str | None = None
     """One line saying why there is no score."""
 

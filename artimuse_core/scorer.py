@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,16 @@ import numpy as np
 from PIL import Image
 
 from . import bundle, images, inputs
-from .engines import DEVICES, DTYPES, Engine, Floats, OnnxEngine, TorchEngine, default_threads
+from .engines import (
+    DEVICES,
+    DTYPES,
+    EmbeddingEngine,
+    Engine,
+    Floats,
+    OnnxEngine,
+    TorchEngine,
+    default_threads,
+)
 from .errors import ImageError, ModelError, OutOfMemoryError, UsageError
 from .models import NANO as NANO
 from .models import locate as locate
@@ -137,6 +146,11 @@ class Scorer:
             deterministic=deterministic,
         )
 
+    @property
+    def embeds(self) -> bool:
+        """Whether :meth:`stream` can give embeddings."""
+        return isinstance(self.engine, EmbeddingEngine) and self.engine.embeds
+
     def score(self, source: Any, *, batch_size: int = DEFAULT_BATCH_SIZE) -> list[ScoreResult]:
         """Score one image or many, in order; see :mod:`.inputs` for what counts as an image.
 
@@ -154,26 +168,33 @@ class Scorer:
     def stream(
         self,
         sources: Iterable[Source],
-        prepare: Callable[[Source], tuple[Image.Image, Facts]],
+        prepare: Callable[[Source], tuple[Image.Image | ScoreResult, Facts]],
         *,
         batch_size: int = DEFAULT_BATCH_SIZE,
         workers: int = 0,
+        embed: bool = False,
     ) -> Iterator[Scored[Source, Facts]]:
         """Score ``sources`` in order, with bounded memory whatever their number.
 
         ``prepare`` runs in ``workers`` threads (0: one per core), ahead of the engine. It returns
         an RGB image and whatever else it found out, or raises ImageError to fail that source alone.
+        Where it knows the result already, it returns that in the image's place, and the engine is
+        spared. ``embed``: results carry the embedding; raises ModelError where the model has none.
         """
         if batch_size < 1:
             raise UsageError(f"expected a batch_size of at least 1, got {batch_size}")
+        if embed and not self.embeds:
+            raise ModelError(f"{self.name} gives no embedding; a bundle may: export it again")
         workers = workers or default_threads()
 
-        def task(source: Source) -> tuple[Floats, Facts]:
+        def task(source: Source) -> tuple[Floats | ScoreResult, Facts]:
             with images.one_large_at_a_time():
                 image, facts = prepare(source)
+                if isinstance(image, ScoreResult):
+                    return image, facts
                 return preprocess(image, self.input_size), facts
 
-        waiting: deque[tuple[Source, Future[tuple[Floats, Facts]]]] = deque()
+        waiting: deque[tuple[Source, Future[tuple[Floats | ScoreResult, Facts]]]] = deque()
         ahead = 2 * batch_size + workers
         upcoming = iter(sources)
         pool = ThreadPoolExecutor(workers, thread_name_prefix="artimuse-decode")
@@ -186,35 +207,32 @@ class Scorer:
                 if not waiting:
                     return
                 batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
-                yield from self._finish(batch)
+                yield from self._finish(batch, embed)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _finish(
-        self, batch: list[tuple[Source, Future[tuple[Floats, Facts]]]]
+        self, batch: list[tuple[Source, Future[tuple[Floats | ScoreResult, Facts]]]], embed: bool
     ) -> Iterator[Scored[Source, Facts]]:
-        """Score the decodable part of a batch; put failures back in their places."""
+        """Score what is not answered yet; failures and known results keep their places."""
         pixels: list[Floats] = []
-        outcomes: list[Facts | str] = []  # facts, or the reason
-        readable: list[bool] = []
+        answers: list[tuple[ScoreResult | None, Facts | None]] = []
         for _, future in batch:
             try:
                 values, facts = future.result()
             except ImageError as error:
-                outcomes.append(str(error))
-                readable.append(False)
+                answers.append((ScoreResult.failed(str(error), self.name), None))
+                continue
+            if isinstance(values, ScoreResult):
+                answers.append((values, facts))
             else:
                 pixels.append(values)
-                outcomes.append(facts)
-                readable.append(True)
-        results = iter(self._score_pixels(np.stack(pixels)) if pixels else [])
-        for (source, _), outcome, fine in zip(batch, outcomes, readable, strict=True):
-            if fine:
-                yield Scored(source, next(results), outcome)  # type: ignore[arg-type]
-            else:
-                yield Scored(source, ScoreResult.failed(str(outcome), self.name), None)
+                answers.append((None, facts))
+        fresh = iter(self._score_pixels(np.stack(pixels), embed) if pixels else [])
+        for (source, _), (known, found) in zip(batch, answers, strict=True):
+            yield Scored(source, known or next(fresh), found)
 
-    def _score_pixels(self, pixel_values: Floats) -> list[ScoreResult]:
+    def _score_pixels(self, pixel_values: Floats, embed: bool) -> list[ScoreResult]:
         """(B, 3, S, S) → B results.
 
         Out of memory halves the batch, for good; any other failing batch is tried one by one.
@@ -224,9 +242,10 @@ class Scorer:
             parts = [
                 pixel_values[start : start + size] for start in range(0, len(pixel_values), size)
             ]
-            return [result for part in parts for result in self._score_pixels(part)]
+            return [result for part in parts for result in self._score_pixels(part, embed)]
         try:
-            read = self.tokens.readout(self.engine.score_logits(pixel_values))
+            logits, embeddings = self._evaluate(pixel_values, embed)
+            read = self.tokens.readout(logits)
         except ModelError as error:
             if len(pixel_values) == 1:
                 log.error("%s", error)
@@ -234,13 +253,24 @@ class Scorer:
             if isinstance(error, OutOfMemoryError):
                 self._largest_batch = len(pixel_values) // 2
                 log.warning("%s; going on with batches of %d", error, self._largest_batch)
-                return self._score_pixels(pixel_values)
+                return self._score_pixels(pixel_values, embed)
             log.warning("a batch of %d failed, going one by one: %s", len(pixel_values), error)
-            return [self._score_pixels(one[None])[0] for one in pixel_values]
+            return [self._score_pixels(one[None], embed)[0] for one in pixel_values]
         return [
-            ScoreResult(float(score), float(std), self.name, probs)
-            for score, std, probs in zip(read.score, read.std, read.probs, strict=True)
+            ScoreResult(float(score), float(std), self.name, probs, embedding)
+            for score, std, probs, embedding in zip(
+                read.score, read.std, read.probs, embeddings, strict=True
+            )
         ]
+
+    def _evaluate(
+        self, pixel_values: Floats, embed: bool
+    ) -> tuple[Floats, Floats | Sequence[None]]:
+        """Score logits, and the embeddings where they are wanted, from one forward pass."""
+        if embed:
+            assert isinstance(self.engine, EmbeddingEngine)
+            return self.engine.score_and_embed(pixel_values)
+        return self.engine.score_logits(pixel_values), [None] * len(pixel_values)
 
 
 def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:

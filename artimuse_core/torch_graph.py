@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from . import checkpoint
 from .answers import answer_ids
@@ -18,6 +19,8 @@ from .model import ScoringGraph
 from .prompts import Prompt
 from .quantize import QUANTIZATIONS, quantize_blocks
 from .score_tokens import ScoreTokens
+
+Floats = npt.NDArray[np.float32]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -121,23 +124,33 @@ class GraphRunner:
             graph = graph.to(self.device)
         self.tokens = checkpoint.score_tokens(checkpoint.read_config(directory))
         self.graph = graph.freeze(keep_text=keep_text)
+        # Each is compiled, if at all, when it is first called.
         self._forward: Any = torch.compile(self.graph) if compiled else self.graph
+        both = self.graph.score_and_embed
+        self._forward_both: Any = torch.compile(both) if compiled else both
 
-    def score_logits(self, pixel_values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def score_logits(self, pixel_values: Floats) -> Floats:
         """(B, 3, S, S) fp32 → (B, K) fp32. Raises OutOfMemoryError, other ModelErrors."""
+        return self._run(lambda pixels: (self._forward(pixels),), pixel_values)[0]
+
+    def score_and_embed(self, pixel_values: Floats) -> tuple[Floats, Floats]:
+        """The same, and (B, W) fp32 unit vectors of what the vision tower saw."""
+        logits, embedding = self._run(self._forward_both, pixel_values)
+        return logits, embedding
+
+    def _run(self, forward: Callable[[Tensor], Sequence[Tensor]], values: Floats) -> list[Floats]:
         try:
             with torch.inference_mode():
-                pixels = torch.from_numpy(pixel_values).to(self.device, self.dtype)
-                logits: npt.NDArray[np.float32] = self._forward(pixels).cpu().numpy()
+                pixels = torch.from_numpy(values).to(self.device, self.dtype)
+                return [answer.cpu().numpy() for answer in forward(pixels)]
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or _says_out_of_memory(error):
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
                 raise OutOfMemoryError(
-                    f"{self.device} ran out of memory at a batch of {len(pixel_values)}"
+                    f"{self.device} ran out of memory at a batch of {len(values)}"
                 ) from error
             raise ModelError(f"torch failed: {one_line(error)}") from error
-        return logits
 
 
 def _says_out_of_memory(error: RuntimeError) -> bool:

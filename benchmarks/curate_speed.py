@@ -26,7 +26,7 @@ from artimuse.artimuse_core.engines import default_threads
 from artimuse.curation.decide import Wishes, rank_records
 from artimuse.curation.pipeline import Memory, score_files
 from artimuse.curation.selection import Top
-from artimuse.curation.store import Store
+from artimuse.curation.store import Store, Wanted
 
 import machine
 
@@ -70,7 +70,7 @@ def decode_and_resize(files: list[Path], size: int, cores: int) -> float:
 class Forgetful(Store):
     """A store that does not know pixels it has seen, only files."""
 
-    def score_of(self, pixels: bytes, model: str) -> None:
+    def known(self, pixels: bytes, model: str, wanted: Wanted) -> None:
         return None
 
 

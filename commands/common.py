@@ -21,12 +21,24 @@ import click
 from ..artimuse_core.errors import ArtiMuseError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
+    from ..artimuse_core.critic import Critic
     from ..artimuse_core.scorer import Scorer
     from ..curation.records import Record
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 existing_or_not = click.Path(path_type=Path)
+
+
+class Place(click.ParamType[Any]):
+    """A path, or as a string the URL of something that fsspec reaches."""
+
+    name = "path or URL"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path | str:
+        from ..curation.sources import place
+
+        return place(value) if isinstance(value, str) else value
 
 
 class Command(click.Command):
@@ -83,8 +95,30 @@ class Model:
             deterministic=self.deterministic,
             compiled=self.compile,
         )
-        click.echo(f"model {scorer.name} on {scorer.engine.device}: {scorer.card}", err=True)
-        return scorer
+        return _said(scorer)
+
+    def load_critic(self) -> tuple[Scorer, Critic]:
+        """Load a model that writes, once for scores and texts; UsageError where it does not."""
+        from ..artimuse_core.models import locate
+
+        directory = locate(self.model)
+        with needs("torch"):
+            from ..artimuse_core.critic import Critic
+        critic = Critic.load(
+            directory,
+            self.device,
+            self.dtype,
+            max_pixels=self.pixels,
+            quantize=self.quantize,
+            compiled=self.compile,
+        )
+        card = f"checkpoint in {directory}"
+        return _said(critic.scorer(card=card, deterministic=self.deterministic)), critic
+
+
+def _said(scorer: Scorer) -> Scorer:
+    click.echo(f"model {scorer.name} on {scorer.engine.device}: {scorer.card}", err=True)
+    return scorer
 
 
 def with_options(

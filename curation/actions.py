@@ -76,11 +76,21 @@ class Outcome:
     """One line each."""
 
 
-def check_target(option: str, target: Path, roots: Sequence[Path]) -> None:
+def check_local(option: str, roots: Sequence[Path | str]) -> None:
+    """Refuse to act on what is not on this machine: it could not be journalled and undone."""
+    for root in roots:
+        if isinstance(root, str):
+            raise UsageError(
+                f"{option} touches files, and {root} is not on this machine; --out and --report "
+                "say what to keep"
+            )
+
+
+def check_target(option: str, target: Path, roots: Sequence[Path | str]) -> None:
     """Refuse a target that is, or lies in, a scanned folder: the next run would rank the copies."""
     resolved = target.resolve()
     for root in roots:
-        if root.is_dir() and resolved.is_relative_to(root.resolve()):
+        if isinstance(root, Path) and root.is_dir() and resolved.is_relative_to(root.resolve()):
             raise UsageError(f"{option} {target} lies in {root}; choose a folder outside of it")
     if target.exists() and not target.is_dir():
         raise UsageError(f"{option} {target} is a file; expected a folder")

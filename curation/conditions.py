@@ -79,6 +79,11 @@ class Condition:
             raise UsageError(f"--where {text!r} gives a value, not a yes or no; compare it")
         return condition
 
+    @property
+    def names(self) -> frozenset[str]:
+        """What it asks about."""
+        return frozenset(node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name))
+
     def holds(self, values: Mapping[str, Any]) -> bool:
         """Whether an image with these values is to be kept. Missing values (None) say no."""
         return _value(self._tree, values) is True

@@ -68,16 +68,16 @@ def _against_own_prompt(records: Sequence[Record]) -> list[float]:
     """Score minus its prompt's mean, plus the mean of all; the score itself where none repeats."""
     groups: dict[str | None, list[float]] = defaultdict(list)
     for record in records:
-        groups[record.prompt].append(record.score)
+        groups[record.info.prompt].append(record.score)
     if len(groups) < 2 or len(groups) > len(records) / 2:
         return [record.score for record in records]
     overall = fmean(record.score for record in records)
     means = {prompt: fmean(scores) for prompt, scores in groups.items()}
-    return [record.score - means[record.prompt] + overall for record in records]
+    return [record.score - means[record.info.prompt] + overall for record in records]
 
 
 def _values(record: Record, factor: str) -> Iterator[str]:
-    value = getattr(record, factor)
+    value = record.value(factor)
     if factor == "loras":
         yield from (value or "").split(", ") if value else ["(none)"]
     elif value is not None:

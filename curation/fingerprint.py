@@ -16,7 +16,9 @@ DECODING = 1
 """Raised when the same file would be decoded to other pixels than before."""
 
 
-def model_fingerprint(scorer: Scorer, directory: Path, store: Store, *, dtype: str = "auto") -> str:
+def model_fingerprint(
+    scorer: Scorer, directory: Path, store: Store, *, dtype: str = "auto", quantize: str = "none"
+) -> str:
     """A short hash over everything of a model that can change a score, its device included.
 
     A bundle's manifest names the hash of its graph, which was checked when it was loaded; of a
@@ -30,7 +32,7 @@ def model_fingerprint(scorer: Scorer, directory: Path, store: Store, *, dtype: s
         "tokens": [scorer.tokens.name, list(scorer.tokens.tokens), list(scorer.tokens.values)],
         "engine": type(scorer.engine).__name__,
         "device": scorer.engine.device.partition(":")[0],
-        "dtype": dtype,
+        "dtype": f"{dtype}, quantize {quantize}",
     }
     if isinstance(scorer.engine, OnnxEngine) and bundle.is_bundle(directory):
         manifest = bundle.read(directory)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..artimuse_core.errors import UsageError
 from .records import Record
+from .sources import folder_of
 
 NONE = "(none)"
 """The group of images that do not say; they share one."""
 
+
+def _spaced(prompt: str | None) -> str | None:
+    return " ".join(prompt.split()) if prompt else None
+
+
 KEYS: Mapping[str, Callable[[Record], object]] = {
-    "prompt": lambda record: " ".join(record.prompt.split()) if record.prompt else None,
-    "seed": lambda record: record.seed,
-    "generator": lambda record: record.generator,
-    "workflow": lambda record: record.workflow,
-    "checkpoint": lambda record: record.checkpoint,
-    "folder": lambda record: str(Path(record.path).parent),
+    "prompt": lambda record: _spaced(record.info.prompt),
+    "seed": lambda record: record.info.seed,
+    "generator": lambda record: record.info.generator,
+    "workflow": lambda record: record.info.workflow,
+    "checkpoint": lambda record: record.info.checkpoint,
+    "folder": lambda record: folder_of(record.path),
 }
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from ..artimuse_core.errors import UsageError
 from .records import Record
 from .store import Store
 
 
-def explain(store: Store, path: Path) -> Iterator[str]:
+def explain(store: Store, path: str) -> Iterator[str]:
     """Lines on one file: what it is, and what each run made of it. Raises UsageError."""
     history = store.outcome_history(path)
     if not history:
         raise UsageError(f"no run has ranked {path}; curate its folder first")
     facts = store.facts_of(path)
-    yield str(path)
+    yield path
     if facts is not None:
         yield f"  {facts.width} × {facts.height} pixels, SHA-256 {facts.sha256[:16]}…"
         info = facts.info

@@ -19,6 +19,7 @@ import numpy as np
 from ..artimuse_core.errors import ArtiMuseError, MissingExtraError, UsageError
 from .drivers import score_drivers
 from .records import Record, in_place_of
+from .sources import is_remote
 from .store import Store
 
 CHUNK = 200
@@ -51,6 +52,7 @@ def write_report(path: Path, ranked: Sequence[Record], store: Store, *, title: s
         title=title,
         chunk=CHUNK,
         rows=_script(_columns(ranked, path)),
+        critiques=any(record.critique for record in ranked),
         pictures=_pictures(ranked, store),
         drivers=score_drivers(ranked)[:40],
         failed=[record for record in ranked if record.error is not None],
@@ -69,21 +71,26 @@ def _columns(ranked: Sequence[Record], page: Path) -> dict[str, Any]:
         "path": [_printable(record.path) for record in shown],
         "link": [_link(record.path, page) for record in shown],
         # JavaScript's numbers hold 53 bits, seeds have 64.
-        "seed": [None if record.seed is None else str(record.seed) for record in shown],
+        "seed": [None if record.info.seed is None else str(record.info.seed) for record in shown],
         "selected": [int(record.selected) for record in shown],
         # The better image's place here; a reference outside of the folder has none: -1.
         "behind": [
             None if r.duplicate_of is None else places.get(r.duplicate_of, -1) for r in shown
         ],
     }
+    if any(record.critique for record in shown):
+        columns["critique"] = [
+            record.critique and {_printable(k): _printable(v) for k, v in record.critique.items()}
+            for record in shown
+        ]
     for name in NUMBERS:
-        values = (getattr(record, name) for record in shown)
+        values = (record.value(name) for record in shown)
         columns[name] = [round(v, 2) if isinstance(v, float) else v for v in values]
     for name in TEXTS:
         known: dict[str, int] = {}
         columns[name] = [
             None if text is None else known.setdefault(_printable(text), len(known))
-            for text in (getattr(record, name) for record in shown)
+            for text in (record.value(name) for record in shown)
         ]
         columns[f"{name}_texts"] = list(known)
     return columns
@@ -125,6 +132,8 @@ def _script(value: Any) -> str:
 
 def _link(path: str, page: Path) -> str:
     """From the page to the image; relative, so that both can move together."""
+    if is_remote(path):
+        return path
     full = os.path.abspath(path)
     try:
         relative = os.path.relpath(full, page.resolve().parent)

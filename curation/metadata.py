@@ -38,7 +38,7 @@ _EXIF_TEXTS = (0x0110, _MAKE, 0x010E)  # where ComfyUI's WebP writers put `name:
 
 @dataclass(frozen=True, slots=True)
 class GenerationInfo:
-    """How an image was made, as far as it says so. The field names are those of a record."""
+    """How an image was made, as far as it says so."""
 
     prompt: str | None = None
     negative_prompt: str | None = None
@@ -47,13 +47,15 @@ class GenerationInfo:
     generator: str | None = None
     """The program: ComfyUI, A1111, InvokeAI, Fooocus, NovelAI."""
     checkpoint: str | None = None
+    """The diffusion model it was made with."""
     loras: str | None = None
+    """File names, separated by commas."""
     sampler: str | None = None
     scheduler: str | None = None
     steps: int | None = None
     cfg: float | None = None
     workflow: str | None = None
-    """Short hash of a ComfyUI graph's shape."""
+    """Short hash of a ComfyUI graph without its texts and numbers: equal for equal workflows."""
 
 
 def read_metadata(info: Mapping[Any, Any]) -> GenerationInfo:

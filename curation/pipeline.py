@@ -11,11 +11,10 @@ import hashlib
 import io
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -27,11 +26,15 @@ from ..artimuse_core.results import ScoreResult
 from ..artimuse_core.scorer import DEFAULT_BATCH_SIZE, Scorer
 from .metadata import GenerationInfo, hidden_parameters, read_metadata
 from .records import Facts, Record
-from .store import Known, Stamp, Store, Visuals, Wanted
+from .sources import Remote, Source, Stamp, stamp_of
+from .store import Known, Store, Visuals, Wanted
 from .write_metadata import png_without_texts
 
 THUMBNAIL_SIDE = 192
 """Pixels of a thumbnail's longer side."""
+
+REMOTE_READERS = 16
+"""Threads where images come over a network: they wait more than they compute."""
 
 _STRIP_PIXELS = 4_000_000
 
@@ -44,127 +47,175 @@ class Memory:
     fingerprint: str
     wanted: Wanted = field(default_factory=Wanted)
 
+    def remembered(self, sources: Sequence[Source]) -> Iterator[tuple[Source, Facts, Known]]:
+        """The unchanged files of which all is known."""
+        return self.store.recall(sources, self.fingerprint, self.wanted)
+
+    def known(self, pixels: bytes) -> Known | None:
+        return self.store.known(pixels, self.fingerprint, self.wanted)
+
+    def keep(self, answer: Answer) -> None:
+        """Failures are not remembered: they cost little, and a file may be repaired."""
+        read = answer.read
+        if read is not None and answer.result.ok:
+            self.store.keep(
+                answer.source, read.stamp, read.facts, read.visuals,
+                self.fingerprint, _known(answer.result), read_ns=read.read_ns,
+            )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class Read:
     """What one reading of a file gave."""
 
     facts: Facts
     visuals: Visuals
-    stamp: Stamp
+    stamp: Stamp | None
     read_ns: int
 
 
-class _RememberedError(ImageError):
-    """Not an error of the image: its pixels have a score, and the engine can be spared."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one image; may come from another process."""
+
+    source: Source
+    result: ScoreResult
+    read: Read | None
+    """None where it could not be read."""
+
+
+Recall = Callable[[bytes], ScoreResult | None]
+"""The result of known pixels."""
+
+
+class Engine(Protocol):
+    """Reads and scores images, here or elsewhere."""
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        ...
+
+    @property
+    def max_pixels(self) -> int: ...
+
+    def answers(
+        self, sources: Sequence[Source], wanted: Wanted, recall: Recall
+    ) -> Iterator[Answer]:
+        """One answer a source, in any order. ``recall`` may spare scoring known pixels."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """Threads decode, and one model scores, in this process."""
+
+    scorer: Scorer
+    batch_size: int = DEFAULT_BATCH_SIZE
+
+    @property
+    def name(self) -> str:
+        return self.scorer.name
+
+    @property
+    def max_pixels(self) -> int:
+        return self.scorer.max_pixels
+
+    def answers(
+        self, sources: Sequence[Source], wanted: Wanted, recall: Recall
+    ) -> Iterator[Answer]:
+        def prepare(source: Source) -> tuple[Image.Image | ScoreResult, Read]:
+            image, read = read_source(source, self.max_pixels, wanted)
+            return recall(read.facts.pixels) or image, read
+
+        remote = any(isinstance(source, Remote) for source in sources)
+        answers = self.scorer.stream(
+            sources,
+            prepare,
+            batch_size=self.batch_size,
+            workers=REMOTE_READERS if remote else 0,
+            embed=wanted.embedding,
+        )
+        for scored in answers:
+            yield Answer(scored.source, scored.result, scored.facts)
 
 
 def score_files(
-    scorer: Scorer,
-    files: Sequence[Path],
+    engine: Engine | Scorer,
+    sources: Sequence[Source],
     *,
-    batch_size: int = DEFAULT_BATCH_SIZE,
     on_record: Callable[[Record], None] = lambda record: None,
     memory: Memory | None = None,
 ) -> list[Record]:
-    """One unranked record per file, in order. ``on_record`` sees each as it is made.
+    """One unranked record per source, in order. ``on_record`` sees each as it is made.
 
     With ``memory``, unchanged files are not read and known pixels not scored. A KeyboardInterrupt
     ends the run early; the records made so far are returned.
     """
-    made: dict[Path, Record] = {}
+    if isinstance(engine, Scorer):
+        engine = LocalEngine(engine)
+    made: dict[Source, Record] = {}
 
-    def done(path: Path, record: Record) -> None:
-        made[path] = record
+    def done(source: Source, record: Record) -> None:
+        made[source] = record
         on_record(record)
 
     try:
         if memory is not None:
-            for path, facts, known in memory.store.recall(files, memory.fingerprint, memory.wanted):
-                if facts.width * facts.height <= scorer.max_pixels:
-                    done(path, _record(path, scorer.name, known, facts))
-        missing = [path for path in files if path not in made]
-        _score_missing(scorer, missing, batch_size, done, memory)
+            for source, facts, known in memory.remembered(sources):
+                if facts.width * facts.height <= engine.max_pixels:
+                    result = _result(known, engine.name)
+                    done(source, _record(source, result, facts))
+        missing = [source for source in sources if source not in made]
+        wanted = memory.wanted if memory else Wanted()
+
+        def recall(pixels: bytes) -> ScoreResult | None:
+            known = memory.known(pixels) if memory else None
+            return _result(known, engine.name) if known else None
+
+        for answer in engine.answers(missing, wanted, recall):
+            if memory is not None:
+                memory.keep(answer)
+            told = answer.read.facts if answer.read else None
+            done(answer.source, _record(answer.source, answer.result, told))
     except KeyboardInterrupt:
         pass
     finally:
         if memory is not None:
             memory.store.commit()
-    return [made[path] for path in files if path in made]
-
-
-def _score_missing(
-    scorer: Scorer,
-    files: Sequence[Path],
-    batch_size: int,
-    done: Callable[[Path, Record], None],
-    memory: Memory | None,
-) -> None:
-    wanted = memory.wanted if memory else Wanted()
-    remembered: dict[Path, tuple[_Read, Known]] = {}
-
-    def prepare(path: Path) -> tuple[Image.Image, _Read]:
-        image, read = _read(path, scorer.max_pixels, wanted)
-        known = memory.store.score_of(read.facts.pixels, memory.fingerprint) if memory else None
-        if known is not None:
-            remembered[path] = (read, known)
-            raise _RememberedError("scored before")
-        return image, read
-
-    for scored in scorer.stream(files, prepare, batch_size=batch_size):
-        path, read, result = scored.source, scored.facts, scored.result
-        if path in remembered:
-            read, known = remembered.pop(path)
-        elif read is None or result.error is not None:
-            facts = read.facts if read else None
-            record = Record(str(path), result.score, result.std, result.model, result.error)
-            done(path, _with_facts(record, facts) if facts else record)
-            continue
-        else:
-            known = _known(result)
-        if memory is not None:
-            memory.store.keep(
-                path, read.stamp, read.facts, read.visuals, memory.fingerprint, known,
-                read_ns=read.read_ns,
-            )  # fmt: skip
-        done(path, _record(path, scorer.name, known, read.facts))
+    return [made[source] for source in sources if source in made]
 
 
 def reference_hashes(
-    files: Sequence[Path], store: Store, max_pixels: int
+    sources: Sequence[Source], store: Store, max_pixels: int
 ) -> tuple[list[tuple[str, int]], list[str]]:
     """Path and perceptual hash of images that are only compared with, and a line per failure."""
 
-    def one(path: Path) -> int | str:
+    def one(source: Source) -> int | str:
         try:
-            known = store.hash_of(path)
+            known = store.hash_of(source)
             if known is not None:
                 return known
-            _, read = _read(path, max_pixels, Wanted(hash=True))
+            _, read = read_source(source, max_pixels, Wanted(hash=True))
         except (ImageError, OSError) as error:
-            return f"{path}: {error}"
-        store.keep(path, read.stamp, read.facts, read.visuals, "", None, read_ns=read.read_ns)
+            return f"{source}: {error}"
+        store.keep(source, read.stamp, read.facts, read.visuals, "", None, read_ns=read.read_ns)
         return read.visuals.hash or 0
 
     with ThreadPoolExecutor(default_threads()) as pool:
-        answers = list(zip(files, pool.map(one, files), strict=True))
+        answers = list(zip(sources, pool.map(one, sources), strict=True))
     store.commit()
-    found = [(str(path), answer) for path, answer in answers if isinstance(answer, int)]
+    found = [(str(source), answer) for source, answer in answers if isinstance(answer, int)]
     return found, [answer for _, answer in answers if isinstance(answer, str)]
 
 
-def read_image(path: Path, max_pixels: int) -> tuple[Image.Image, Facts]:
-    """Read a file once; raises ImageError with one line."""
-    image, read = _read(path, max_pixels, Wanted())
-    return image, read.facts
-
-
-def _read(path: Path, max_pixels: int, wanted: Wanted) -> tuple[Image.Image, _Read]:
+def read_source(source: Source, max_pixels: int, wanted: Wanted) -> tuple[Image.Image, Read]:
+    """Read an image once, for all that is wanted of it. Raises ImageError with one line."""
     read_ns = time.time_ns()
     try:
-        stamp = Stamp.of(path)
-        data = path.read_bytes()
-        if Stamp.of(path) != stamp:
+        stamp = stamp_of(source)
+        data = source.read_bytes()
+        if stamp_of(source) != stamp:
             raise ImageError("the file changed while it was read")
     except OSError as error:
         raise ImageError(f"cannot read the file: {error.strerror or error}") from error
@@ -180,7 +231,7 @@ def _read(path: Path, max_pixels: int, wanted: Wanted) -> tuple[Image.Image, _Re
         hash=perceptual_hash(image) if wanted.hash else None,
         thumbnail=_thumbnail(image) if wanted.thumbnail else None,
     )
-    return image, _Read(facts, visuals, stamp, read_ns)
+    return image, Read(facts, visuals, stamp, read_ns)
 
 
 def _decode(data: bytes, max_pixels: int) -> Image.Image:
@@ -233,25 +284,44 @@ def _generation_info(image: Image.Image, data: bytes) -> GenerationInfo:
 
 
 def _known(result: ScoreResult) -> Known:
-    probs = None if result.probs is None else result.probs.astype(np.float16).tobytes()
-    return Known(result.score, result.std, probs)
+    probs, embedding = (
+        None if values is None else values.astype(np.float16).tobytes()
+        for values in (result.probs, result.embedding)
+    )
+    return Known(result.score, result.std, probs, embedding)
 
 
-def _record(path: Path, model: str, known: Known, facts: Facts) -> Record:
-    record = Record(str(path), known.score, known.std, model, probs=known.probs)
-    return _with_facts(record, facts)
+def _result(known: Known, model: str) -> ScoreResult:
+    probs, embedding = (
+        None if values is None else np.frombuffer(values, np.float16).astype(np.float32)
+        for values in (known.probs, known.embedding)
+    )
+    return ScoreResult(known.score, known.std, model, probs, embedding)
 
 
-def _with_facts(record: Record, facts: Facts) -> Record:
-    info: dict[str, Any] = dataclasses.asdict(facts.info)
-    for name, value in info.items():
-        if isinstance(value, str):  # the same few texts come in thousands of files
-            info[name] = sys.intern(value)
+def _record(source: Source, result: ScoreResult, facts: Facts | None) -> Record:
+    record = Record(
+        str(source),
+        result.score,
+        result.std,
+        result.model,
+        result.error,
+        probs=_known(result).probs,
+    )
+    if facts is None:
+        return record
     return dataclasses.replace(
         record,
         width=facts.width,
         height=facts.height,
         sha256=facts.sha256,
         pixels=facts.pixels,
-        **info,
+        info=_interned(facts.info),
     )
+
+
+def _interned(info: GenerationInfo) -> GenerationInfo:
+    """The same few texts come in thousands of files; each is held once."""
+    told: dict[str, Any] = dataclasses.asdict(info)
+    shared = {name: sys.intern(text) for name, text in told.items() if isinstance(text, str)}
+    return GenerationInfo(**(told | shared))

@@ -6,19 +6,22 @@ import csv
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from ..artimuse_core.errors import ArtiMuseError, MissingExtraError, UsageError
 from .metadata import GenerationInfo
+from .sources import put
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a curation run says of one image. The field names are the keys of JSON and CSV."""
+    """What a curation run says of one image. The field names are the keys of JSON and CSV, with
+    those of ``info`` in its place."""
 
     path: str
     score: float
@@ -33,21 +36,8 @@ class Record:
     height: int | None = None
     sha256: str | None = None
     """Of the file's bytes."""
-    prompt: str | None = None
-    negative_prompt: str | None = None
-    seed: int | None = None
-    generator: str | None = None
-    """The program that made the image: ComfyUI, A1111, …"""
-    checkpoint: str | None = None
-    """The diffusion model it was made with."""
-    loras: str | None = None
-    """File names, separated by commas."""
-    sampler: str | None = None
-    scheduler: str | None = None
-    steps: int | None = None
-    cfg: float | None = None
-    workflow: str | None = None
-    """Short hash of a ComfyUI graph without its texts and numbers: equal for equal workflows."""
+    info: GenerationInfo = field(default_factory=GenerationInfo)
+    """How it was made; its fields stand among the record's in JSON and CSV."""
     reason: str | None = None
     """Why it was kept or not."""
     standing: float | None = None
@@ -59,6 +49,10 @@ class Record:
     """Path of the better image that this one nearly equals."""
     stays: float | None = None
     """How often it is kept under small crops (``--stable``), 0..1."""
+    attributes: Mapping[str, float] | None = None
+    """Score of each attribute by its key, 0..100, where ``--where`` asks for one."""
+    critique: Mapping[str, str] | None = None
+    """A text by attribute (``--critique``); in CSV and Parquet as JSON."""
     probs: bytes | None = field(default=None, repr=False, compare=False)
     """Probability of each score token, fp16; not written with the rest."""
     pixels: bytes | None = field(default=None, repr=False, compare=False)
@@ -68,11 +62,22 @@ class Record:
         """Plain values, numbers that are not numbers as None."""
         return {
             key: None if isinstance(value, float) and math.isnan(value) else value
-            for key, value in ((name, getattr(self, name)) for name in COLUMNS)
+            for key, value in ((name, self.value(name)) for name in COLUMNS)
         }
 
+    def value(self, column: str) -> Any:
+        """What stands under one of :data:`COLUMNS`."""
+        return getattr(self.info if column in _INFO else self, column)
 
-COLUMNS = tuple(f.name for f in fields(Record) if f.name not in ("probs", "pixels"))
+
+_INFO = {f.name: str(f.type) for f in fields(GenerationInfo)}
+_OWN = {f.name: str(f.type) for f in fields(Record) if f.name not in ("probs", "pixels")}
+_TYPES = {
+    name: hint
+    for own, type_ in _OWN.items()
+    for name, hint in (_INFO if own == "info" else {own: type_}).items()
+}
+COLUMNS = tuple(_TYPES)
 """The keys of JSON and CSV, in order."""
 
 
@@ -91,20 +96,30 @@ class Facts:
 FORMATS = (".jsonl", ".csv", ".parquet")
 
 
-def check_format(path: Path) -> None:
+def check_format(path: Path | str) -> None:
     """Raise UsageError for a file name whose extension is no known format."""
-    if path.suffix.lower() not in FORMATS:
+    suffix = PurePosixPath(path).suffix.lower()
+    if suffix not in FORMATS:
         raise UsageError(f"cannot write {path}: expected a name ending in {' or '.join(FORMATS)}")
-    if path.suffix.lower() == ".parquet":
+    if suffix == ".parquet":
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError as error:
             raise MissingExtraError("pyarrow", "curate") from error
 
 
-def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write JSON lines, CSV or Parquet by the extension; the file appears whole or not at all."""
+def write_records(path: Path | str, records: Iterable[Record]) -> None:
+    """Write JSON lines, CSV or Parquet by the extension; the file appears whole or not at all.
+
+    To a URL it is uploaded in one go when it is complete.
+    """
     check_format(path)
+    if isinstance(path, str):
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / PurePosixPath(path).name
+            write_records(whole, records)
+            put(path, whole)
+        return
     if path.suffix.lower() == ".parquet":
         _write_parquet(path, records)
         return
@@ -114,7 +129,7 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
         else:
             table = csv.DictWriter(file, COLUMNS)
             table.writeheader()
-            table.writerows(record.as_dict() for record in records)
+            table.writerows(_flat(record) for record in records)
 
 
 def write_json_lines(file: IO[str], records: Iterable[Record]) -> None:
@@ -127,9 +142,11 @@ def _write_parquet(path: Path, records: Iterable[Record]) -> None:
     import pyarrow.parquet
 
     types = {
-        int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_(), str: pyarrow.string()
+        "int": pyarrow.int64(), "float": pyarrow.float64(),
+        "bool": pyarrow.bool_(), "str": pyarrow.string(),
     }  # fmt: skip
-    schema = pyarrow.schema([(name, types[_TYPES[name]]) for name in COLUMNS])
+    columns = [(name, types.get(hint.split(" | ")[0])) for name, hint in _TYPES.items()]
+    schema = pyarrow.schema([(name, kind or pyarrow.string()) for name, kind in columns])
     seed = schema.get_field_index("seed")  # generators use all 64 bits
     schema = schema.set(seed, pyarrow.field("seed", pyarrow.uint64()))
     rows = iter(records)
@@ -138,15 +155,16 @@ def _write_parquet(path: Path, records: Iterable[Record]) -> None:
         pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer,
     ):
         while batch := list(itertools.islice(rows, 10_000)):
-            table = [{k: _clean(v) for k, v in record.as_dict().items()} for record in batch]
+            table = [{k: _clean(v) for k, v in _flat(record).items()} for record in batch]
             writer.write_table(pyarrow.Table.from_pylist(table, schema=schema))
 
 
-_TYPES: dict[str, type] = {
-    name: next(t for t in (bool, int, float, str) if t.__name__ in str(hint).split(" | "))
-    for name, hint in Record.__annotations__.items()
-    if name in COLUMNS
-}
+def _flat(record: Record) -> dict[str, Any]:
+    """For tables, whose cells hold no tables."""
+    return {
+        key: json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else value
+        for key, value in record.as_dict().items()
+    }
 
 
 def _clean(value: Any) -> Any:

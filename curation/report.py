@@ -28,11 +28,11 @@ SHORT_RANKING = 60
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[Record], None]]:
+def progress(total: int, what: str = "scoring") -> Iterator[Callable[[Record], None]]:
     """A live bar on stderr (nothing where stderr is no terminal); call the result per record."""
     console = Console(stderr=True)
     bar = Progress(
-        TextColumn("scoring"),
+        TextColumn(what),
         BarColumn(),
         MofNCompleteColumn(),
         TaskProgressColumn(show_speed=True),

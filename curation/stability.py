@@ -16,6 +16,7 @@ from ..artimuse_core.images import load_image
 from ..artimuse_core.scorer import Scorer
 from .decide import Wishes, rank_records
 from .records import Record
+from .sources import source_of
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def with_stability(
     crops: dict[str, list[tuple[float, float]]] = {}
     for record in pool:
         try:
-            image = load_image(Path(record.path), max_pixels=scorer.max_pixels)
+            image = load_image(_whole(record.path), max_pixels=scorer.max_pixels)
         except ImageError as error:
             log.warning("%s: not tried for stability: %s", record.path, error)
             continue
@@ -61,6 +62,11 @@ def with_stability(
         dataclasses.replace(r, stays=kept[r.path] / TRIALS) if r.path in crops else r
         for r in ranked
     ]
+
+
+def _whole(path: str) -> Path | bytes:
+    source = source_of(path)
+    return source if isinstance(source, Path) else source.read_bytes()
 
 
 def firmness(records: Sequence[Record]) -> str:

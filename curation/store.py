@@ -12,15 +12,21 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from .metadata import GenerationInfo
 from .records import Facts, Record
+from .sources import Source, Stamp, absolute, stamp_of
 
 log = logging.getLogger(__name__)
+
+Halves = npt.NDArray[np.float16]
 
 FILE = "scores-1.sqlite"
 """With the version of its tables: another version begins anew beside it."""
@@ -33,6 +39,10 @@ CREATE TABLE IF NOT EXISTS files (
     path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, pixels BLOB, facts TEXT);
 CREATE TABLE IF NOT EXISTS scores (
     pixels BLOB, model TEXT, score REAL, std REAL, probs BLOB, PRIMARY KEY (pixels, model));
+CREATE TABLE IF NOT EXISTS embeddings (
+    pixels BLOB, model TEXT, vector BLOB, PRIMARY KEY (pixels, model)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS said (
+    pixels BLOB, model TEXT, what TEXT, answer TEXT, PRIMARY KEY (pixels, model, what));
 CREATE TABLE IF NOT EXISTS visuals (pixels BLOB PRIMARY KEY, hash INTEGER, thumbnail BLOB);
 CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha TEXT);
 CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, model TEXT, asked TEXT);
@@ -49,6 +59,8 @@ class Wanted:
     hash: bool = False
     """The perceptual hash, for near-duplicates."""
     thumbnail: bool = False
+    embedding: bool = False
+    """What the vision tower saw, for a selection whose images differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,25 +75,14 @@ class Visuals:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A score that need not be computed again."""
+    """What a model made of an image's pixels; it need not be computed again."""
 
     score: float
     std: float
     probs: bytes | None
     """fp16, one for each score token"""
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """By which a file is taken for unchanged."""
-
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, path: Path) -> Stamp:
-        status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns)
+    embedding: bytes | None = None
+    """fp16, of length 1; None where it was not wanted, or not asked of the store."""
 
 
 class Store:
@@ -136,37 +137,46 @@ class Store:
             self._db.close()
 
     def recall(
-        self, paths: Sequence[Path], model: str, wanted: Wanted
-    ) -> Iterator[tuple[Path, Facts, Known]]:
-        """Those of ``paths`` that are unchanged and of which all that is wanted is known."""
+        self, sources: Iterable[Source], model: str, wanted: Wanted
+    ) -> Iterator[tuple[Source, Facts, Known]]:
+        """Those of ``sources`` that are unchanged and of which all that is wanted is known."""
         query = (
             "SELECT f.size, f.mtime_ns, f.facts, f.pixels, s.score, s.std, s.probs, "
-            "v.hash IS NOT NULL, v.thumbnail IS NOT NULL "
+            "v.hash IS NOT NULL, v.thumbnail IS NOT NULL, e.pixels IS NOT NULL "
             "FROM files f JOIN scores s ON s.pixels = f.pixels AND s.model = ? "
+            "LEFT JOIN embeddings e ON e.pixels = f.pixels AND e.model = s.model "
             "LEFT JOIN visuals v ON v.pixels = f.pixels WHERE f.path = ?"
         )
-        for path in paths:
-            row = self._one(query, (model, _key(path)))
-            if row is None or (wanted.hash and not row[7]) or (wanted.thumbnail and not row[8]):
+        needed = (wanted.hash, wanted.thumbnail, wanted.embedding)
+        for source in sources:
+            row = self._one(query, (model, _key(str(source))))
+            if row is None or any(
+                need and not has for need, has in zip(needed, row[7:], strict=True)
+            ):
                 continue
             try:
-                unchanged = Stamp.of(path) == Stamp(row[0], row[1])
+                unchanged = stamp_of(source) == Stamp(row[0], row[1])
             except OSError:
                 continue
             if unchanged:
-                yield path, _facts(row[2], row[3]), Known(row[4], row[5], row[6])
+                yield source, _facts(row[2], row[3]), Known(row[4], row[5], row[6])
 
-    def score_of(self, pixels: bytes, model: str) -> Known | None:
-        """The score of an image's pixels, whatever file they come from."""
+    def known(self, pixels: bytes, model: str, wanted: Wanted) -> Known | None:
+        """What a model made of these pixels, whatever file they come from; None unless all that is
+        wanted of the model is known."""
         row = self._one(
-            "SELECT score, std, probs FROM scores WHERE pixels = ? AND model = ?", (pixels, model)
+            "SELECT s.score, s.std, s.probs, e.vector FROM scores s "
+            "LEFT JOIN embeddings e USING (pixels, model) WHERE s.pixels = ? AND s.model = ?",
+            (pixels, model),
         )
-        return Known(*row) if row else None
+        if row is None or (wanted.embedding and row[3] is None):
+            return None
+        return Known(*row)
 
     def keep(
         self,
-        path: Path,
-        stamp: Stamp,
+        source: Source,
+        stamp: Stamp | None,
         facts: Facts,
         visuals: Visuals,
         model: str,
@@ -174,7 +184,8 @@ class Store:
         *,
         read_ns: int,
     ) -> None:
-        """Remember one image; ``known`` is None where it was not scored.
+        """Remember one image; ``known`` is None where it was not scored, ``stamp`` where its file
+        does not say when it was changed, and has to be read each time.
 
         Written to disk now and then, and by :meth:`commit`.
         """
@@ -189,13 +200,16 @@ class Store:
         if known is not None:
             values = (facts.pixels, model, known.score, known.std, known.probs)
             rows.append(("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?)", values))
-        if stamp.mtime_ns < read_ns - RACY_NS:
+            if known.embedding is not None:
+                vector = (facts.pixels, model, known.embedding)
+                rows.append(("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", vector))
+        if stamp is not None and stamp.mtime_ns < read_ns - RACY_NS:
             told = {k: v for k, v in asdict(facts.info).items() if v is not None}
             text = json.dumps([facts.width, facts.height, facts.sha256, told])
             rows.append(
                 (
                     "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
-                    (_key(path), stamp.size, stamp.mtime_ns, facts.pixels, text),
+                    (_key(str(source)), stamp.size, stamp.mtime_ns, facts.pixels, text),
                 )
             )
         with self._lock:
@@ -205,14 +219,14 @@ class Store:
             if self._pending >= 64 or time.monotonic() - self._committed > 5:
                 self.commit()
 
-    def hash_of(self, path: Path) -> int | None:
+    def hash_of(self, source: Source) -> int | None:
         """The perceptual hash of an unchanged file, where known."""
         row = self._one(
             "SELECT f.size, f.mtime_ns, v.hash FROM files f JOIN visuals v USING (pixels) "
             "WHERE f.path = ?",
-            (_key(path),),
+            (_key(str(source)),),
         )
-        if row is None or row[2] is None or Stamp.of(path) != Stamp(row[0], row[1]):
+        if row is None or row[2] is None or stamp_of(source) != Stamp(row[0], row[1]):
             return None
         return int(row[2])
 
@@ -230,21 +244,39 @@ class Store:
 
     def hashes(self, pixels: Iterable[bytes]) -> dict[bytes, int]:
         """Perceptual hash by pixels, where known."""
-        found = {}
-        for one in pixels:
-            row = self._one("SELECT hash FROM visuals WHERE pixels = ?", (one,))
-            if row and row[0] is not None:
-                found[one] = int(row[0])
-        return found
+        query = "SELECT hash FROM visuals WHERE pixels = ? AND hash IS NOT NULL"
+        rows = ((one, self._one(query, (one,))) for one in pixels)
+        return {one: int(row[0]) for one, row in rows if row}
+
+    def embeddings(self, pixels: Iterable[bytes], model: str) -> dict[bytes, Halves]:
+        """(W,) fp16 by pixels, where known."""
+        query = "SELECT vector FROM embeddings WHERE pixels = ? AND model = ?"
+        rows = ((one, self._one(query, (one, model))) for one in pixels)
+        return {one: np.frombuffer(row[0], np.float16) for one, row in rows if row}
+
+    def said(self, pixels: bytes, model: str, what: str) -> dict[str, Any] | None:
+        """What a model that writes answered to ``what`` about these pixels, where known."""
+        query = "SELECT answer FROM said WHERE pixels = ? AND model = ? AND what = ?"
+        row = self._one(query, (pixels, model, what))
+        answer: dict[str, Any] | None = json.loads(row[0]) if row else None
+        return answer
+
+    def keep_said(self, pixels: bytes, model: str, what: str, answer: Mapping[str, Any]) -> None:
+        """Remember it, at once: an answer takes seconds."""
+        values = (pixels, model, what, json.dumps(answer))
+        with self._lock:
+            self._write("INSERT OR REPLACE INTO said VALUES (?, ?, ?, ?)", values)
+            self.commit()
 
     def file_hash(self, path: Path, compute: Any) -> str:
         """A large file's hash, computed once as long as it does not change."""
         stamp = Stamp.of(path)
-        row = self._one("SELECT size, mtime_ns, sha FROM hashes WHERE path = ?", (_key(path),))
+        query = "SELECT size, mtime_ns, sha FROM hashes WHERE path = ?"
+        row = self._one(query, (_key(str(path)),))
         if row and Stamp(row[0], row[1]) == stamp:
             return str(row[2])
         sha = str(compute(path))
-        values = (_key(path), stamp.size, stamp.mtime_ns, sha)
+        values = (_key(str(path)), stamp.size, stamp.mtime_ns, sha)
         with self._lock:
             self._write("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", values)
         return sha
@@ -255,7 +287,7 @@ class Store:
             self._write("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (run, model, asked))
             for r in records:
                 if r.error is None:
-                    path, kept = _key(Path(r.path)), int(r.selected)
+                    path, kept = _key(r.path), int(r.selected)
                     values = (run, path, r.score, r.std, r.rank, kept, r.reason)
                     self._write("INSERT OR REPLACE INTO outcomes VALUES (?,?,?,?,?,?,?)", values)
             self.commit()
@@ -280,7 +312,7 @@ class Store:
             for path, score, std, rank, kept, reason in rows
         }
 
-    def outcome_history(self, path: Path) -> list[tuple[str, str, Record]]:
+    def outcome_history(self, path: str) -> list[tuple[str, str, Record]]:
         """(run, what was asked, outcome) of one file in each run, oldest first."""
         with self._lock:
             rows = self._db.execute(
@@ -289,11 +321,11 @@ class Store:
                 (_key(path),),
             ).fetchall()
         return [
-            (run, asked, Record(str(path), score, std, model, None, rank, bool(kept), reason=why))
+            (run, asked, Record(path, score, std, model, None, rank, bool(kept), reason=why))
             for run, asked, model, score, std, rank, kept, why in rows
         ]
 
-    def facts_of(self, path: Path) -> Facts | None:
+    def facts_of(self, path: str) -> Facts | None:
         row = self._one("SELECT facts, pixels FROM files WHERE path = ?", (_key(path),))
         return _facts(row[0], row[1]) if row else None
 
@@ -321,9 +353,9 @@ class Store:
             log.warning("the cache %s cannot be used any more: %s", self.path, error)
 
 
-def _key(path: Path) -> str:
+def _key(path: str) -> str:
     """An absolute path as SQLite can hold it; names may hold bytes that are no text."""
-    return str(path.absolute()).encode("utf-8", "surrogateescape").decode("latin-1")
+    return absolute(path).encode("utf-8", "surrogateescape").decode("latin-1")
 
 
 def _path(key: str) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..artimuse_core.errors import MissingExtraError, UsageError
 from ..artimuse_core.images import EXTENSIONS
+from .records import Record
 from .scan import scan
-from .store import Stamp
+from .sources import Stamp
 
 SETTLED_S = 0.5
 """A file that has not changed for this long is read, in seconds."""
@@ -22,10 +23,11 @@ PATIENCE_S = 10.0
 class Watcher:
     """Iterate for lists of files that have arrived and settled, until :attr:`stop` is set."""
 
-    def __init__(self, folders: Sequence[Path], *, recursive: bool = True) -> None:
+    def __init__(self, folders: Sequence[Path | str], *, recursive: bool = True) -> None:
+        here = [folder for folder in folders if isinstance(folder, Path) and folder.is_dir()]
         for folder in folders:
-            if not folder.is_dir():
-                raise UsageError(f"--watch {folder}: expected a folder")
+            if folder not in here:
+                raise UsageError(f"--watch {folder}: expected a folder on this machine")
         try:
             import watchfiles  # noqa: F401
         except ImportError as error:
@@ -33,7 +35,7 @@ class Watcher:
         self.stop = threading.Event()
         self.known: set[str] = set()
         """Paths that need no second look unless they change."""
-        self._folders = folders
+        self._folders = here
         self._recursive = recursive
         self._waiting: dict[Path, tuple[Stamp, float]] = {}
         """What was last seen of a file, and when it came to look so."""
@@ -58,7 +60,7 @@ class Watcher:
             if first:  # what came while others were scored, before anybody watched
                 first = False
                 for path in scan(self._folders, recursive=self._recursive, may_be_empty=True):
-                    if str(path) not in self.known:
+                    if isinstance(path, Path) and str(path) not in self.known:
                         self._note(path, now)
             for _, name in seen:
                 path = self._as_given(name)
@@ -68,6 +70,31 @@ class Watcher:
                 del self._waiting[path]
             if ready:
                 yield sorted(ready, key=str)
+
+    def follow(
+        self,
+        scored: Sequence[Record],
+        score: Callable[[Sequence[Path]], list[Record]],
+        on_record: Callable[[Record], None],
+    ) -> list[Record]:
+        """Score what arrives until Ctrl-C; all records, a file's latest taking the place of others.
+
+        ``on_record`` sees each that will not come again.
+        """
+        records = {record.path: record for record in scored}
+        self.known = set(records)
+        try:
+            for files in self:
+                answers = score(files)
+                for record in answers:
+                    records[record.path] = record
+                    if record.error is None or not self.wait_for_more(Path(record.path)):
+                        on_record(record)
+                if len(answers) < len(files):  # Ctrl-C came while they were scored
+                    break
+        except KeyboardInterrupt:
+            pass
+        return list(records.values())
 
     def wait_for_more(self, path: Path) -> bool:
         """Whether a file that could not be read may still be growing; if so it comes again."""

@@ -9,11 +9,14 @@ from artimuse.artimuse_core.errors import ModelError
 from artimuse.artimuse_core.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from artimuse.artimuse_core.scorer import Scorer
 
+Floats = npt.NDArray[np.float32]
+
 
 class BrightnessEngine:
     """score_logits peak at the token whose score is the mean brightness in percent."""
 
     device = "fake"
+    embeds = True
 
     def __init__(self, *, fail_batches: bool = False, poison: float | None = None) -> None:
         self.batches: list[int] = []
@@ -21,7 +24,11 @@ class BrightnessEngine:
         self.poison = poison
         """Images of this brightness are answered with NaN."""
 
-    def score_logits(self, pixel_values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def score_logits(self, pixel_values: Floats) -> Floats:
+        return self.score_and_embed(pixel_values)[0]
+
+    def score_and_embed(self, pixel_values: Floats) -> tuple[Floats, Floats]:
+        """The embedding is the mean colour, less grey: pictures of one hue point the same way."""
         self.batches.append(len(pixel_values))
         if self.fail_batches and len(pixel_values) > 1:
             raise ModelError("out of memory")
@@ -30,7 +37,8 @@ class BrightnessEngine:
         logits = -((np.arange(101) - brightness[:, None]) ** 2)
         if self.poison is not None:
             logits[np.abs(brightness - self.poison) < 1] = np.nan
-        return logits.astype(np.float32)
+        hues = (pixel_values * std + mean).mean(axis=(2, 3)) - 0.5
+        return logits.astype(np.float32), hues / np.linalg.norm(hues, axis=1, keepdims=True)
 
 
 def brightness_scorer(**options: object) -> Scorer:

@@ -7,6 +7,7 @@ import pytest
 
 from artimuse.artimuse_core.errors import UsageError
 from artimuse.curation.decide import Wishes, rank_records
+from artimuse.curation.metadata import GenerationInfo
 from artimuse.curation.pipeline import score_files
 from artimuse.curation.records import Record, write_records
 from artimuse.curation.scan import scan
@@ -84,10 +85,13 @@ def test_an_interrupted_run_keeps_what_was_scored(folder) -> None:
     assert [record.path[-5] for record in records] == ["0", "1", "2"]
 
 
+MADE = GenerationInfo(prompt='a "cat"', seed=2**63)
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_written_records_read_back(tmp_path, suffix: str) -> None:
     records = [
-        Record("ü,\n.png", 70.5, 3.0, "m", rank=1, selected=True, prompt='a "cat"', seed=2**63),
+        Record("ü,\n.png", 70.5, 3.0, "m", rank=1, selected=True, info=MADE),
         Record("b.png", math.nan, math.nan, "m", error="broken"),
     ]
     path = tmp_path / "deep" / f"out{suffix}"

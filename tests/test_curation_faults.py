@@ -166,6 +166,34 @@ def test_files_that_vanish_or_change_midway_are_one_line_each(folder, monkeypatc
     assert record.error == "the file changed while it was read"
 
 
+def test_a_folder_removed_midway_is_reported_and_what_was_scored_is_kept(
+    tmp_path, monkeypatch
+) -> None:
+    folder, best = many(tmp_path / "images", 60), tmp_path / "best"
+    scorer = brightness_scorer()
+    whole = scorer.engine.score_logits
+
+    def remove(pixel_values):
+        shutil.rmtree(folder, ignore_errors=True)
+        return whole(pixel_values)
+
+    scorer.engine.score_logits = remove
+    monkeypatch.setattr(Scorer, "load", lambda *args, **options: scorer)
+    arguments = ["curate", str(folder), "--top", "5", "--copy-to", str(best), "--json"]
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == 1
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(rows) == 60
+    scored = [row for row in rows if row["error"] is None]
+    assert 8 <= len(scored) < 60
+    assert {row["error"] for row in rows if row["error"]} == {
+        "cannot read the file: No such file or directory"
+    }
+    assert result.stderr.count("failed: ") == 60 - len(scored) + 5  # the five to copy are gone too
+    assert "Traceback" not in result.stderr
+    assert not any(path.is_file() for path in best.rglob("*"))
+
+
 def test_dry_run_says_everything_and_does_nothing(folder, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(Scorer, "load", lambda *args, **options: brightness_scorer())
     before = tree(tmp_path / "generations")

@@ -14,7 +14,8 @@ from PIL import Image, PngImagePlugin
 from artimuse.artimuse_core.images import DEFAULT_MAX_PIXELS
 from artimuse.curation.comfyui_graph import Graph
 from artimuse.curation.metadata import MAX_PROMPT, GenerationInfo, read_metadata
-from artimuse.curation.pipeline import read_image
+from artimuse.curation.pipeline import read_source
+from artimuse.curation.store import Wanted
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_metadata.json").read_text("utf-8"))
 """The fields of each file in the reference folder, checked against the files' own texts by eye and
@@ -22,7 +23,7 @@ against sd-parsers where it reads them; texts over 60 characters are cut."""
 
 
 def info_of(path: Path) -> GenerationInfo:
-    return read_image(path, DEFAULT_MAX_PIXELS)[1].info
+    return read_source(path, DEFAULT_MAX_PIXELS, Wanted())[1].facts.info
 
 
 def shortened(info: GenerationInfo) -> dict[str, object]:
@@ -210,9 +211,9 @@ def test_texts_that_pillow_refuses_do_not_stop_an_image(tmp_path) -> None:
     checksum = zlib.crc32(body).to_bytes(4, "big")
     broken.write_bytes(damaged[: start + 4 + length] + checksum + data[start + 8 + length :])
     for path in (bomb, broken):
-        image, facts = read_image(path, DEFAULT_MAX_PIXELS)
+        image, read = read_source(path, DEFAULT_MAX_PIXELS, Wanted())
         assert image.size == (8, 8)
-        assert facts.info.prompt is None
+        assert read.facts.info.prompt is None
 
 
 def test_megabytes_of_metadata_do_not_stop_an_image(tmp_path) -> None:

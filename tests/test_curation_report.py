@@ -1,5 +1,6 @@
 """The page of a run, in a real browser where one is installed, and what it is made of."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -14,6 +15,7 @@ from artimuse import cli
 from artimuse.artimuse_core.scorer import Scorer
 from artimuse.curation.drivers import score_drivers
 from artimuse.curation.html_report import write_report
+from artimuse.curation.metadata import GenerationInfo
 from artimuse.curation.records import Record
 from artimuse.curation.store import Store
 
@@ -22,8 +24,11 @@ from .fakes import brightness_scorer
 pytest.importorskip("jinja2")
 
 
-def record(index: int, score: float, **fields) -> Record:
-    return Record(f"/x/{index:05}.png", score, 2.0, "m", rank=index + 1, reason="kept", **fields)
+def record(index: int, score: float, selected: bool = False, **made) -> Record:
+    return Record(
+        f"/x/{index:05}.png", score, 2.0, "m", rank=index + 1, selected=selected, reason="kept",
+        info=GenerationInfo(**made),
+    )  # fmt: skip
 
 
 def generation(path: Path, level: int, checkpoint: str) -> None:
@@ -130,6 +135,33 @@ def test_twenty_thousand_images_scroll(tab, tmp_path) -> None:
     assert tab.locator("#count").inner_text().endswith("400 shown")
 
 
+def test_critiques_are_read_beside_the_grid(tab, tmp_path) -> None:
+    store = Store(None)
+    texts = {"Composition & Design": "The <b>diagonal</b> leads in.", "Overall Gestalt": ""}
+    records = [record(i, 90 - i, selected=i < 2) for i in range(5)]
+    records[:2] = [dataclasses.replace(r, critique=texts) for r in records[:2]]
+    write_report(tmp_path / "r.html", records, store, title="with critiques")
+    write_report(tmp_path / "without.html", records[2:], store, title="without")
+    store.close()
+    tab.goto((tmp_path / "r.html").as_uri())
+    assert tab.locator(".why").count() == 2
+    tab.locator(".why").first.click()
+    assert tab.locator(".cell.kept").count() == 2  # reading is not picking
+    panel = tab.locator("#critique")
+    assert "The <b>diagonal</b> leads in." in panel.inner_text()
+    assert "/x/00000.png · 90.0" in panel.inner_text()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("c")
+    assert "/x/00001.png · 89.0" in panel.inner_text()
+    tab.keyboard.press("Escape")
+    assert not panel.is_visible()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("c")  # it has none
+    assert not panel.is_visible()
+    tab.goto((tmp_path / "without.html").as_uri())
+    assert "C critique" not in tab.locator("header").inner_text()
+
+
 def test_reports_need_a_name_of_a_page(folder) -> None:
     result = CliRunner().invoke(cli.main, ["curate", str(folder), "--report", "r.pdf"])
     assert result.exit_code == 2
@@ -171,8 +203,8 @@ def test_a_better_prompt_does_not_make_its_checkpoint_better() -> None:
         good = (i // 2) % 4 != 0 if checkpoint == "b" else (i // 2) % 4 == 0
         rows.append(record(i, 80 + noise if good else 40 + noise, checkpoint=checkpoint,
                            prompt="good" if good else "bad"))  # fmt: skip
-    raw = np.mean([r.score for r in rows if r.checkpoint == "b"]) - np.mean(
-        [r.score for r in rows if r.checkpoint == "a"]
+    raw = np.mean([r.score for r in rows if r.info.checkpoint == "b"]) - np.mean(
+        [r.score for r in rows if r.info.checkpoint == "a"]
     )
     assert raw > 15
     assert all(abs(driver.difference) < 1 for driver in score_drivers(rows))

@@ -7,6 +7,7 @@ from artimuse.artimuse_core.errors import UsageError
 from artimuse.curation.conditions import Condition
 from artimuse.curation.decide import Wishes, parse_where, rank_records
 from artimuse.curation.groups import NONE, Per
+from artimuse.curation.metadata import GenerationInfo
 from artimuse.curation.records import Record
 from artimuse.curation.selection import (
     Rules,
@@ -159,7 +160,7 @@ def test_where_refuses_everything_else(text: str) -> None:
 
 
 def record(path: str, score: float, **fields) -> Record:
-    return Record(path, score, 1.0, "m", **fields)
+    return Record(path, score, 1.0, "m", info=GenerationInfo(**fields))
 
 
 def test_where_knows_every_field_of_a_record() -> None:

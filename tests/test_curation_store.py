@@ -75,7 +75,7 @@ def test_renamed_moved_and_retagged_files_keep_their_score(old_folder, store) ->
     after = {r.path: r for r in records}
     assert after[str(old_folder / "renamed.png")].score == before[str(old_folder / "image_0.png")]
     assert after[str(tagged)].score == before[str(tagged)]
-    assert after[str(tagged)].prompt == "a cat"
+    assert after[str(tagged)].info.prompt == "a cat"
 
 
 def test_other_pixels_under_the_same_name_size_and_time_are_noticed(folder, store) -> None:

@@ -274,7 +274,9 @@ def test_pictures_that_look_alike_have_close_embeddings(tiny_bundle, tiny_checkp
     alike = [ImageEnhance.Brightness(p).enhance(1.03) for p in pictures]
     engine = Scorer.load(tiny_bundle).engine
     size = Scorer.load(tiny_bundle).input_size
-    a, b = (engine.embed(preprocess_batch(images, size)) for images in (pictures, alike))
+    a, b = (
+        engine.score_and_embed(preprocess_batch(images, size))[1] for images in (pictures, alike)
+    )
     np.testing.assert_allclose(np.linalg.norm(a, axis=1), 1, atol=1e-5)
     similar = a @ b.T
     assert (similar.argmax(axis=1) == np.arange(12)).mean() > 0.9

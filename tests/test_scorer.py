@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from artimuse.artimuse_core.errors import ImageError, ImageInputError, UsageError
+from artimuse.artimuse_core.results import ScoreResult
 from artimuse.artimuse_core.scorer import Scorer
 
 from .fakes import BrightnessEngine, brightness_scorer
@@ -124,3 +125,16 @@ def test_load_refuses_what_makes_no_sense(options: dict[str, str], reason: str) 
 def test_max_pixels_holds_for_every_kind_of_image() -> None:
     scorer = Scorer(BrightnessEngine(), name="b", input_size=16, max_pixels=100)
     assert "over the limit" in scorer.score(grey(10))[0].error
+
+
+def test_what_prepare_knows_already_is_not_scored_and_keeps_its_place() -> None:
+    scorer = brightness_scorer()
+    known = ScoreResult(77.0, 1.0, "brightness")
+
+    def prepare(value: int) -> tuple[Image.Image | ScoreResult, int]:
+        return (known if value == 50 else grey(value)), value
+
+    scored = list(scorer.stream([10, 50, 90], prepare))
+    assert [round(s.result.score) for s in scored] == [10, 77, 90]
+    assert [s.facts for s in scored] == [10, 50, 90]
+    assert scorer.engine.batches == [2]
