@@ -148,4 +148,5 @@ def export_verify(directory: Path, device: str, images: Path | None) -> None:
 def _files(images: Path | None) -> list[Path]:
     from ..curation.scan import scan
 
-    return scan([images]) if images else []
+    found = scan([images]) if images else []
+    return [file for file in found if isinstance(file, Path)]

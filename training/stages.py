@@ -101,7 +101,7 @@ def run_stage(
     ``output`` that make no sense, ModelError for a base that cannot be used.
     """
     place = pick_device(device)
-    if place.index is not None:
+    if ":" in device:
         raise UsageError(f"device {device!r}: choose among GPUs by CUDA_VISIBLE_DEVICES")
     processes = PartialState(cpu=place.type == "cpu")
     config.accumulation_over(processes.num_processes)
