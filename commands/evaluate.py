@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..artimuse_core.errors import UsageError
+from ..artimuse_core.errors import ImageError, UsageError
 from .common import FAILED, Command, Model, existing_or_not, model_options, needs
 
 if TYPE_CHECKING:
+    from ..artimuse_core.scorer import Scorer
     from ..training.datasets.base import Sample
-    from ..training.evaluate import Prediction
+    from ..training.evaluate import Evaluation, Prediction
+    from ..training.predictions import Predictions
 
 NAMED = 20
 """Missing images that are named on stderr; the JSON names all."""
@@ -75,10 +77,43 @@ def evaluate(
     paper's Table 13, its figures beside ours. Missing images are named, and the exit code is 1.
     """
     with needs("train"):
-        from ..training import evaluate as evaluation
         from ..training import evaluation_report
-    from ..training import datasets, paper_tables
     from ..training.predictions import Predictions
+
+    if resume and output is None:
+        raise UsageError("--resume needs the --output folder of the earlier run")
+    loaded = _load(sources, images, scale, split)
+    done: list[Evaluation] = []
+    many, failed = len(sources) + len(against) > 1, False
+    with ExitStack() as stack:
+        store = stack.enter_context(Predictions(output, resume=resume)) if output else None
+        for label, scorer in _models(use, against):
+            for data, samples in loaded.items():
+                try:
+                    answer = _evaluate(scorer, label, data, samples, store, use, per, together)
+                except ImageError as error:
+                    click.echo(f"failed: {label} on {data}: {error}", err=True)
+                    failed = True
+                    continue
+                done.append(answer)
+                failed |= bool(answer.missing or answer.failed)
+                _name_lost(answer.missing, answer.failed)
+                if as_json:
+                    click.echo(json.dumps(_line(answer.as_dict(), many=many)))
+    if done and not as_json:
+        click.echo(evaluation_report.markdown(done), nl=False)
+    if done and output is not None:
+        for path in [output / "predictions.csv", *evaluation_report.write(done, output)]:
+            click.echo(f"written {path}", err=True)
+    if failed:
+        sys.exit(FAILED)
+
+
+def _load(
+    sources: Sequence[str], images: Path | None, scale: str | None, split: str
+) -> dict[str, list[Sample]]:
+    """The samples to evaluate on, by the name of their data set or table."""
+    from ..training import datasets
 
     if len(sources) > 1 and (images is not None or scale is not None):
         raise UsageError("--images and --scale go with one --data; name each in a run of its own")
@@ -92,47 +127,55 @@ def evaluate(
         loaded[data] = _part(data, found, split)
     if len(loaded) < len(sources):
         raise UsageError(f"two --data have one name: {', '.join(sources)}")
-    if resume and output is None:
-        raise UsageError("--resume needs the --output folder of the earlier run")
-    done, called = [], set[str]()
-    with ExitStack() as stack:
-        store = stack.enter_context(Predictions(output, resume=resume)) if output else None
-        for name in dict.fromkeys([use.model, *against]):
-            scorer = dataclasses.replace(use, model=name).load()
-            # A published model lies in a folder named by a hash, and two folders may have one name.
-            label = name if name in paper_tables.ROWS or scorer.name in called else scorer.name
-            called.add(label)
-            for data, samples in loaded.items():
-                with _progress(f"{label} on {data}", len(samples)) as advance:
+    return loaded
 
-                    def keep(one: Prediction, label: str = label, data: str = data) -> None:
-                        advance()
-                        if store is not None:
-                            store.add(label, data, one.image, one.human, one.predicted)
 
-                    answer = evaluation.evaluate(
-                        scorer,
-                        samples,
-                        dataset=data,
-                        model=label,
-                        per=per,
-                        together=together,
-                        batch_size=use.batch_size,
-                        known=store.known(label, data) if store else None,
-                        on_score=keep,
-                    )
-                done.append(answer)
-                _name_lost(answer.missing, answer.failed)
-                if as_json:
-                    many = len(sources) + len(against) > 1
-                    click.echo(json.dumps(_line(answer.as_dict(), many=many)))
-    if not as_json:
-        click.echo(evaluation_report.markdown(done), nl=False)
-    if output is not None:
-        for path in [output / "predictions.csv", *evaluation_report.write(done, output)]:
-            click.echo(f"written {path}", err=True)
-    if any(answer.missing or answer.failed for answer in done):
-        sys.exit(FAILED)
+def _models(use: Model, against: Sequence[str]) -> Iterator[tuple[str, Scorer]]:
+    """Each model with what to call it, loaded when its turn comes."""
+    from ..artimuse_core.models import locate
+    from ..training import paper_tables
+
+    names, called = list(dict.fromkeys([use.model, *against])), set[str]()
+    for name in names:  # a wrong name is told before hours are spent on the others
+        locate(name)
+    for name in names:
+        scorer = dataclasses.replace(use, model=name).load()
+        # A published model lies in a folder named by a hash, and two folders may have one name.
+        label = name if name in paper_tables.ROWS or scorer.name in called else scorer.name
+        called.add(label)
+        yield label, scorer
+
+
+def _evaluate(
+    scorer: Scorer,
+    label: str,
+    data: str,
+    samples: list[Sample],
+    store: Predictions | None,
+    use: Model,
+    per: str | None,
+    together: str | None,
+) -> Evaluation:
+    from ..training import evaluate as evaluation
+
+    with _progress(f"{label} on {data}", len(samples)) as advance:
+
+        def keep(one: Prediction) -> None:
+            advance()
+            if store is not None:
+                store.add(label, data, one.image, one.human, one.predicted)
+
+        return evaluation.evaluate(
+            scorer,
+            samples,
+            dataset=data,
+            model=label,
+            per=per,
+            together=together,
+            batch_size=use.batch_size,
+            known=store.known(label, data) if store else None,
+            on_score=keep,
+        )
 
 
 @contextmanager

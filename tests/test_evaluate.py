@@ -239,6 +239,25 @@ def test_an_evaluation_that_was_killed_is_taken_up_again(folder, tmp_path, monke
     assert "--resume needs" in run("--data", folder / "r.csv", "--resume").stderr
 
 
+def test_a_data_set_without_images_does_not_end_the_others(folder, tmp_path) -> None:
+    table(folder, folder / "here.csv")
+    gone = tmp_path / "gone.csv"
+    table(folder, gone)
+    result = run("--data", gone, "--data", folder / "here.csv", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["dataset"] == "here"
+    assert "failed: nano on gone: 0 of 5 rated images could be scored" in result.stderr
+
+
+def test_a_model_that_is_not_there_is_told_before_anything_is_scored(folder, tmp_path) -> None:
+    table(folder, folder / "r.csv")
+    options = ["--against", tmp_path / "nowhere", "--output", tmp_path / "out"]
+    result = run("--data", folder / "r.csv", *options)
+    assert result.exit_code in (1, 2)
+    assert "nowhere" in result.stderr.splitlines()[-1]
+    assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 1
+
+
 def test_images_go_with_one_data_set(folder) -> None:
     table(folder, folder / "r.csv")
     result = run("--data", folder / "r.csv", "--data", folder / "r.csv", "--images", folder)

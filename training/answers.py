@@ -35,8 +35,12 @@ class Answers:
         self.records = {}
         if not self.file.is_file():
             return self.records
-        lines = self.file.read_bytes().split(b"\n")
-        for number, line in enumerate(lines[:-1], start=1):
+        *lines, last = self.file.read_bytes().split(b"\n")
+        if _is_json(last):
+            lines.append(last)
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
             try:
                 record = json.loads(line)
                 key = tuple(str(record[name]) for name in self.key_fields)
@@ -57,8 +61,13 @@ class Answers:
             if not _lock(stream):
                 raise UsageError(f"{self.file} is being written by another run")
             stream.seek(0)
-            whole = stream.read().rfind(b"\n") + 1
-            stream.truncate(whole)
+            content = stream.read()
+            whole = content.rfind(b"\n") + 1
+            if _is_json(content[whole:]):  # an editor left the last line without its end
+                stream.write(b"\n")
+                stream.flush()
+            else:
+                stream.truncate(whole)
             self._stream = stream
             self.read()
             try:
@@ -73,6 +82,14 @@ class Answers:
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self.records[key] = record
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _lock(stream: IO[bytes]) -> bool:
