@@ -2,10 +2,11 @@
 
     python benchmarks/training_strategies.py --data data/agiqa3k --output build/strategies
 
-A small random model of InternVL's architecture (made here, 112 pixels) runs through the score
-stage on AGIQA-3K, cut by prompt; the same base, seed, data and steps for every row. Results are
-added to OUTPUT/results.json as they come, so that a killed run goes on where it was; the Markdown
-table goes to stdout. Takes a minute or two a row on one idle CPU core.
+A small model of InternVL's architecture (made here: nano's vision tower, which never saw the test
+prompts, before a random language model; with --base random, all of it random) runs through the
+score stage on AGIQA-3K, cut by prompt; the same base, seed, data and steps for every row. Results
+are added to OUTPUT as they come, so that a killed run goes on where it was; the Markdown table goes
+to stdout. Takes a minute or two a row on one idle CPU core.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from artimuse import Scorer
 from artimuse.artimuse_core import checkpoint
 from artimuse.artimuse_core.images import load_image
+from artimuse.artimuse_core.models import locate
 from artimuse.artimuse_core.pictures import render_pictures
 from artimuse.artimuse_core.preprocess import preprocess_batch, resize
 from artimuse.artimuse_core.prompts import IMG_CONTEXT
@@ -49,6 +51,11 @@ ALIKE: dict[str, Any] = {
     "lora_dropout": 0.0, "log_every": 20, "workers": 0,
     "score_question": SHAPE.score_question, "tracker": "none", "save_every": 200,
 }  # fmt: skip
+SEEING: dict[str, Any] = ALIKE | {
+    "llm": "full", "train_vision": False, "epochs": 4, "batch_size": 32, "device_batch_size": 32,
+    "learning_rate": 1e-3,
+}  # fmt: skip
+"""With nano's vision tower, frozen; all else learns in full, as there is nothing to preserve."""
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "ordered-100": ("(j)", {}),
     "five-levels": ("(a)", {"score_tokens": "five-levels"}),
@@ -96,7 +103,17 @@ def _filters(shape: NanoShape, seed: int) -> torch.Tensor:
     return even_out(filters, patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2))
 
 
-def small_copy(data: Path, folder: Path) -> Path:
+def seeing_base(directory: Path, seed: int = 0) -> Path:
+    """nano's vision tower, which never saw the test prompts, before a random language model."""
+    random_base(directory, seed, NanoShape())
+    config = checkpoint.read_config(directory)
+    model, nano = (checkpoint.load_model(folder) for folder in (directory, locate("nano")))
+    model.model.vision_tower.load_state_dict(nano.model.vision_tower.state_dict())
+    checkpoint.save_model(directory, model, config, torch.float32)
+    return directory
+
+
+def small_copy(data: Path, folder: Path, size: int = SHAPE.input_size) -> Path:
     """AGIQA-3K squashed to the model's input, losslessly, so that no row decodes it again."""
     file = folder / "ratings.jsonl"
     if not file.is_file():
@@ -104,15 +121,15 @@ def small_copy(data: Path, folder: Path) -> Path:
         rows = []
         for rating in agiqa3k.load(data):
             name = f"{rating.image.stem}.png"
-            resize(load_image(rating.image), SHAPE.input_size).save(folder / name)
+            resize(load_image(rating.image), size).save(folder / name)
             rows.append(rating.as_dict() | {"image": name})
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return file
 
 
-def measure(base: Path, ratings: Path, output: Path, changed: dict[str, Any]) -> dict[str, Any]:
+def measure(base: Path, ratings: Path, output: Path, fields: dict[str, Any]) -> dict[str, Any]:
     """Train one row and score the held-out prompts with what it saved."""
-    config = stage_config("score", None, ALIKE | changed)
+    config = stage_config("score", None, fields)
     started = time.perf_counter()
     run_stage(base, Data([str(ratings)]), output, config, device="cpu", resume=True)
     trained = time.perf_counter() - started
@@ -161,14 +178,21 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("build/strategies"))
     parser.add_argument("--seeds", type=int, default=1, help="runs a row; more say more")
     parser.add_argument("--only", nargs="*", help="these rows")
+    parser.add_argument(
+        "--base", choices=["seeing", "random"], default="seeing",
+        help="nano's vision tower, frozen, before a random language model; or all of it random",
+    )  # fmt: skip
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     options.output.mkdir(parents=True, exist_ok=True)
-    base = options.output / "random"
+    random = options.base == "random"
+    base = options.output / options.base
     if not (base / "config.json").is_file():
-        random_base(base)
-    ratings = small_copy(options.data, options.output / "ratings")
-    file = options.output / "results.json"
+        (random_base if random else seeing_base)(base)
+    size = (SHAPE if random else NanoShape()).input_size
+    ratings = small_copy(options.data, options.output / f"ratings{size}", size)
+    recipe = ALIKE if random else SEEING
+    file = options.output / f"{options.base}.json"
     results = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     for seed in range(options.seeds):
         for name, (_, changed) in ROWS.items():
@@ -176,8 +200,8 @@ def main() -> None:
             if key in results or (options.only and name not in options.only):
                 continue
             logging.info("--- %s", key)
-            run = options.output / key.replace(" ", "_").replace(",", "")
-            results[key] = measure(base, ratings, run, changed | {"seed": seed})
+            run = options.output / f"{options.base} {key}".replace(" ", "_").replace(",", "")
+            results[key] = measure(base, ratings, run, recipe | changed | {"seed": seed})
             partial = file.with_suffix(".partial")
             partial.write_text(json.dumps(results, indent=1), encoding="utf-8")
             partial.replace(file)

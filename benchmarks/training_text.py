@@ -21,7 +21,7 @@ from artimuse.training.datasets.described import write
 from artimuse.training.stages import Data, run_stage
 
 import machine
-from training_strategies import ALIKE, random_base, small_copy
+from training_strategies import ALIKE, SHAPE, random_base, small_copy
 
 DESCRIBED = 3000
 """Pictures of the text stage."""
@@ -56,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     base = pretrained_base(options.output)
-    ratings = small_copy(options.data, options.output / "ratings")
+    ratings = small_copy(options.data, options.output / f"ratings{SHAPE.input_size}")
     unseen = options.output / "unseen" / "described.jsonl"
     if not unseen.is_file():
         write(unseen.parent, range(DESCRIBED, DESCRIBED + 110), validation_share=100 / 110)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pickle
 import signal
 import sqlite3
 import subprocess
@@ -20,7 +21,9 @@ from PIL import Image
 import artimuse
 from artimuse import cli
 from artimuse.artimuse_core.scorer import Scorer
-from artimuse.curation.store import FILE
+from artimuse.curation.pipeline import Memory, score_files
+from artimuse.curation.scan import scan
+from artimuse.curation.store import FILE, Store, Wanted
 
 from .conftest import ROOT
 from .fakes import brightness_scorer
@@ -149,6 +152,40 @@ def test_a_killed_run_goes_on_where_it_was_on_either_engine(many, tmp_path, monk
     assert run.returncode == 1, stderr
     assert batches(log).total() - before == IMAGES - known
     assert rows(stdout) == locally(many, monkeypatch)
+
+
+def test_what_an_actor_sends_back_makes_the_records_of_the_local_engine(folder) -> None:
+    """A block's way there and back, without a cluster."""
+    from artimuse.curation import ray_engine
+
+    (folder / "broken.png").write_bytes(b"x")
+    sources, wanted = scan([folder]), Wanted(hash=True, thumbnail=True, embedding=True)
+
+    class Here:
+        name, max_pixels = "brightness", 1000_000
+
+        def scorer(self) -> Scorer:
+            return brightness_scorer()
+
+        batch_size = 4
+
+        def answers(self, sources, wanted, recall):
+            block = {"item": np.array([pickle.dumps(source) for source in sources], object)}
+            for answer in ray_engine._Actor(self, wanted)(block)["item"]:
+                yield pickle.loads(answer)
+
+    def records(engine) -> tuple[list[dict], list[bytes | None], int]:
+        store = Store(None)
+        memory = Memory(store, "m", wanted)
+        found = score_files(engine, sources, memory=memory)
+        pixels = [record.pixels for record in found if record.pixels]
+        looks = len(store.hashes(pixels)) + len(store.embeddings(pixels, "m"))
+        store.close()
+        return [r.as_dict() for r in found], [r.probs for r in found], looks
+
+    there, here = records(Here()), records(brightness_scorer())
+    assert there == here
+    assert there[2] == 12
 
 
 @pytest.mark.parametrize(
