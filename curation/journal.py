@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..artimuse_core.errors import ArtiMuseError, UsageError
+from ..artimuse_core.file_lock import lock
 
 FORMAT = 1
 
@@ -68,7 +69,7 @@ class Journal:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             journal._file = journal.path.open("x", encoding="utf-8", errors="surrogateescape")
-            _lock(journal._file)
+            lock(journal._file)
             journal._append({"journal": FORMAT, "run": run})
             for step in steps:
                 journal._append({"plan": asdict(step)})
@@ -120,7 +121,7 @@ class Journal:
     def open(self) -> bool:
         """Take the journal for writing; False while another process holds it."""
         self._file = self.path.open("r+", encoding="utf-8", errors="surrogateescape")
-        if not _lock(self._file):
+        if not lock(self._file):
             self._file.close()
             self._file = None
             return False
@@ -182,25 +183,3 @@ def find(folder: Path, run: str) -> Journal:
     if run not in names:
         raise UsageError(f"unknown run {run!r}; the latest are {', '.join(names[-5:])}")
     return Journal.read(folder / f"{run}.jsonl")
-
-
-def _lock(file: IO[str]) -> bool:
-    """Lock a file for as long as it is open; the system lets go when the process dies."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        file.seek(2**30)  # beyond the text: a locked byte there cannot be read by others
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        except OSError:
-            return False
-        finally:
-            file.seek(0)
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

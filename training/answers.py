@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..artimuse_core.errors import UsageError
+from ..artimuse_core.file_lock import lock
 
 Record = dict[str, Any]
 
@@ -58,7 +59,7 @@ class Answers:
         """Locked, and cut back to its last whole line. Raises UsageError if another run has it."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("ab+") as stream:
-            if not _lock(stream):
+            if not lock(stream):
                 raise UsageError(f"{self.file} is being written by another run")
             stream.seek(0)
             content = stream.read()
@@ -88,25 +89,5 @@ def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
     except ValueError:
-        return False
-    return True
-
-
-def _lock(stream: IO[bytes]) -> bool:
-    """Lock a file for as long as it is open; the system lets go when the process dies."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        stream.seek(2**30)  # beyond the text: a locked byte there cannot be read by others
-        try:
-            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        except OSError:
-            return False
-        return True
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
         return False
     return True
