@@ -105,21 +105,12 @@ def critique(
 
     from .artimuse_core import attributes as known
     from .artimuse_core.errors import ImageError
-    from .artimuse_core.scorer import locate
     from .curation.report import live_critique
     from .curation.scan import scan
 
     asked = [known.attribute(name) for name in attributes] or known.ATTRIBUTES
-    files, directory = scan(images), locate(use.model)
-    from .artimuse_core.critic import Critic
-
-    critic = Critic.load(
-        directory,
-        use.device,
-        use.dtype,
-        max_pixels=use.pixels,
-        quantize=use.quantize,
-    )
+    files = scan(images)
+    critic = use.critic()
     click.echo(f"model {critic.name} on {critic.device}", err=True)
     failed = 0
     for file in files:

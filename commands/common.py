@@ -97,22 +97,24 @@ class Model:
         )
         return _said(scorer)
 
-    def load_critic(self) -> tuple[Scorer, Critic]:
-        """Load a model that writes, once for scores and texts; UsageError where it does not."""
+    def critic(self) -> Critic:
+        """Load a model that writes; UsageError where it was trained to score only."""
+        from ..artimuse_core.critic import Critic
         from ..artimuse_core.models import locate
 
-        directory = locate(self.model)
-        with needs("torch"):
-            from ..artimuse_core.critic import Critic
-        critic = Critic.load(
-            directory,
+        return Critic.load(
+            locate(self.model),
             self.device,
             self.dtype,
             max_pixels=self.pixels,
             quantize=self.quantize,
             compiled=self.compile,
         )
-        card = f"checkpoint in {directory}"
+
+    def load_critic(self) -> tuple[Scorer, Critic]:
+        """The same, once for scores and texts; said on stderr."""
+        critic = self.critic()
+        card = f"{self.model}, which writes as well"
         return _said(critic.scorer(card=card, deterministic=self.deterministic)), critic
 
 
