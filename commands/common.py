@@ -44,12 +44,16 @@ class Place(click.ParamType[Any]):
 class Command(click.Command):
     """Turns our errors into one line on stderr and the right exit code."""
 
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        # Read when Pillow is first imported, which an argument's type may do. Blocks this large go
+        # back to the system when freed; smaller ones pile up in each thread's heap, gigabytes of
+        # them where pictures are large.
+        os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")
+        return super().make_context(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         # Pillow warns about oddities of single files; what matters of them is in the results.
         warnings.filterwarnings("ignore", module="PIL")
-        # Read when Pillow is first imported. Blocks this large go back to the system when freed;
-        # smaller ones pile up in each thread's heap, gigabytes of them where pictures are large.
-        os.environ.setdefault("PILLOW_BLOCK_SIZE", "64m")
         try:
             return super().invoke(ctx)
         except ArtiMuseError as error:
