@@ -52,6 +52,8 @@ class WriterFiles:
     """Of the score tokens, in the order of the token table."""
     system_message: str
     score_question: str
+    draft: bool = False
+    """Whether its texts are to be marked as a draft model's."""
 
 
 @dataclass(frozen=True)

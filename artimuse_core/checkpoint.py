@@ -370,7 +370,7 @@ def score_tokens(config: Mapping[str, Any]) -> ScoreTokens:
     return strategy(config.get("score_tokens", ORDERED_100.name))
 
 
-_OURS = ("system_message", "score_question", "critiques", "score_tokens", "max_tiles")
+_OURS = ("system_message", "score_question", "critiques", "draft", "score_tokens", "max_tiles")
 """Keys of ``config.json`` that transformers does not know and a converted checkpoint keeps."""
 
 

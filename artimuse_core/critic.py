@@ -28,6 +28,8 @@ from .score_tokens import ORDERED_100, ScoreTokens
 from .scorer import Scorer
 
 DEFAULT_MAX_NEW_TOKENS = 512
+DRAFT = "[draft model] "
+"""Before each text of a model that says of itself that it is a draft, wherever the text goes."""
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -94,8 +96,10 @@ class Critic:
         tokens: ScoreTokens = ORDERED_100,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         engine: Callable[[], Engine] | None = None,
+        draft: bool = False,
     ) -> None:
-        """``engine`` makes what :meth:`scorer` scores with."""
+        """``engine`` makes what :meth:`scorer` scores with; ``draft`` marks every text."""
+        self._mark = DRAFT if draft else ""
         self.writer = writer
         self._engine = engine
         self.tokens = tokens
@@ -231,13 +235,13 @@ class Critic:
                 if ended:
                     running.discard(row)
                 if piece:
-                    on_text(attributes[row], piece)
+                    on_text(attributes[row], streams[row].begin(self._mark) + piece)
             if not running:
                 break
         for row in sorted(running):
             if piece := streams[row].end():
-                on_text(attributes[row], piece)
-        return [stream.text.strip() for stream in streams]
+                on_text(attributes[row], streams[row].begin(self._mark) + piece)
+        return [self._mark + stream.text.strip() for stream in streams]
 
 
 class _Stream:
@@ -247,7 +251,13 @@ class _Stream:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
         self._shown = 0
+        self._begun = False
         self.text = ""
+
+    def begin(self, mark: str) -> str:
+        """``mark``, the first time."""
+        begun, self._begun = self._begun, True
+        return "" if begun else mark
 
     def add(self, token: int) -> str:
         """What can be shown now that was not shown before."""

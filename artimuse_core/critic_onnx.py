@@ -38,6 +38,7 @@ def load(directory: Path, manifest: bundle.Manifest, device: str, max_pixels: in
         tokens=manifest.tokens(),
         max_pixels=max_pixels,
         engine=lambda: OnnxEngine(directory, manifest, device=device),
+        draft=files.draft,
     )
 
 

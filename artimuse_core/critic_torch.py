@@ -45,6 +45,7 @@ def over(runner: GraphRunner, directory: Path, name: str, max_pixels: int) -> Cr
         tokens=runner.tokens,
         max_pixels=max_pixels,
         engine=lambda: TorchEngine.over(runner),
+        draft=bool(config.get("draft")),
     )
 
 

@@ -103,7 +103,7 @@ def write_critique(
     files |= store(_trace_decode(graph, manifest.opset), work, DECODE, **store_as)
     writer = bundle.WriterFiles(
         PREFILL, DECODE, TOKENIZER, files, graph.score_ids.tolist(), system_message(config),
-        checkpoint.score_question(config),
+        checkpoint.score_question(config), bool(config.get("draft")),
     )  # fmt: skip
     manifest = replace(manifest, writer=asdict(writer))
     theirs = Critic(
@@ -113,6 +113,7 @@ def write_critique(
         score_question=writer.score_question,
         name=manifest.name,
         tokens=manifest.tokens(),
+        draft=writer.draft,
     )
     require_same_words(critic_onnx.load(work, manifest, "cpu", theirs.max_pixels), theirs)
     return manifest

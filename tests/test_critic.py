@@ -1,11 +1,12 @@
 import json
+import shutil
 
 import pytest
 import torch
 
 from artimuse import Scorer
 from artimuse.artimuse_core.attributes import ATTRIBUTES, attribute
-from artimuse.artimuse_core.critic import Critic
+from artimuse.artimuse_core.critic import DRAFT, Critic
 from artimuse.artimuse_core.errors import ImageError, UsageError
 
 
@@ -97,3 +98,25 @@ def test_attribute_scores_are_experimental_and_apart(critic, pictures) -> None:
         pictures[1], ATTRIBUTES[1:2], max_new_tokens=1, attribute_scores=True
     ).attribute_scores.values()
     assert alone.score == pytest.approx(values[1], abs=1e-3)
+
+
+def test_a_draft_models_words_are_marked_wherever_they_go(
+    tiny_checkpoint, tmp_path, pictures
+) -> None:
+    copy = tmp_path / "draft"
+    shutil.copytree(tiny_checkpoint, copy)
+    config = json.loads((copy / "config.json").read_text("utf-8"))
+    (copy / "config.json").write_text(json.dumps(config | {"draft": True}), "utf-8")
+    streamed: dict[str, str] = {}
+
+    def on_text(attribute, piece) -> None:
+        streamed[attribute.name] = streamed.get(attribute.name, "") + piece
+
+    draft = Critic.load(copy, "cpu", "fp32").critique(
+        pictures[3], max_new_tokens=6, on_text=on_text
+    )
+    plain = Critic.load(tiny_checkpoint, "cpu", "fp32").critique(pictures[3], max_new_tokens=6)
+    for name, text in plain.texts.items():
+        assert draft.texts[name] == DRAFT + text
+        assert not text or streamed[name].startswith(DRAFT)
+        assert not text or streamed[name].count(DRAFT) == 1
