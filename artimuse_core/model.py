@@ -113,7 +113,7 @@ class ScoringGraph(nn.Module):
         """(B, 3, S, S) normalised pixels → (B, K) fp32 logits of the score tokens."""
         if self.answers is not None:
             return self.score_from(self.prefill(pixel_values))
-        return self._read(self.image_embeddings(pixel_values))
+        return self.read(self.image_embeddings(pixel_values))
 
     def score_and_embed(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Score logits (B, K), and (B, vision width) fp32 unit vectors of what the tower saw.
@@ -124,9 +124,9 @@ class ScoringGraph(nn.Module):
         embedding = F.normalize(features.float().mean(dim=1), dim=1)
         if self.answers is not None:
             return self(pixel_values), embedding
-        return self._read(self._project(features)), embedding
+        return self.read(self._project(features)), embedding
 
-    def _read(self, image: Tensor) -> Tensor:
+    def read(self, image: Tensor) -> Tensor:
         """Image tokens (B, tokens, LLM width) → (B, K) score logits."""
         after = self._after_embeddings().expand(image.shape[0], -1, -1)
         hidden = torch.cat([image, after], dim=1)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from artimuse.artimuse_core import checkpoint
+from artimuse.artimuse_core.attributes import ATTRIBUTES
 from artimuse.artimuse_core.errors import UsageError
 from artimuse.artimuse_core.score_tokens import ORDERED_100
 from artimuse.artimuse_core.scorer import Scorer
@@ -18,18 +19,29 @@ from artimuse.export.to_onnx import export_onnx
 from artimuse.training import augment, metrics, nano
 from artimuse.training.datasets import agiqa3k
 from artimuse.training.datasets.rendered import render
+from artimuse.training.descriptions import describe, facts
+from artimuse.training.local_features import MAPS, local_features
 from artimuse.training.score_batches import UNKNOWN, BatchRecipe, draw_batch, soft_target
 from artimuse.training.score_stage import ScoreRecipe
+from artimuse.training.text_stage import TextRecipe, train_text
 
 SIDE = 64
 CPU = torch.device("cpu")
 VALUES = torch.tensor(ORDERED_100.values)
 TINY = nano.NanoConfig(
     shape=nano.NanoShape(
-        input_size=SIDE, vision_width=32, vision_layers=1, vision_mlp=32, llm_width=32, llm_mlp=32
+        input_size=SIDE,
+        patch_size=16,
+        vision_width=32,
+        vision_layers=1,
+        vision_mlp=32,
+        llm_width=32,
+        llm_mlp=32,
     ),
-    recipe=ScoreRecipe(steps=4, batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2)),
-    teacher=None,
+    recipe=ScoreRecipe(
+        steps=4, readout_steps=1, batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2)
+    ),
+    text=None,
     rendered=4,
 )
 
@@ -91,6 +103,8 @@ def test_batches_pair_originals_with_worse_copies(rated) -> None:
     unrated = batch.score[batch.original].isnan()
     assert int(unrated.sum()) == 4
     assert bool((worse | unrated).all())
+    assert len(batch.mirrored) > 0
+    torch.testing.assert_close(batch.pixels[batch.mirrored], batch.pixels[batch.seen].flip(-1))
     rated_rows = ~batch.score.isnan()
     torch.testing.assert_close(batch.target.sum(1), rated_rows.float())
     assert bool((batch.source[batch.spoiled] == UNKNOWN).all())
@@ -150,7 +164,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(rated, tmp_path) -> Non
     )
     graph = nano.build(TINY, cut)
     nano.initialise(graph, pool, 0)
-    trainer = nano.nano_trainer(graph, pool, TINY.recipe, None)
+    trainer = nano.nano_trainer(graph, pool, TINY.recipe)
     for _ in range(2):
         trainer.train_step()
     torch.save(trainer.state_dict(), cut / "training.pt")
@@ -160,16 +174,66 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(rated, tmp_path) -> Non
         torch.testing.assert_close(tensor, weights[1][name], atol=1e-3, rtol=0, msg=name)
 
 
-def test_a_teacher_is_learnt_from(rated, tmp_path) -> None:
-    pool = nano.load_pool(agiqa3k.load(rated), 4, CPU)
-    config = replace(TINY, teacher=replace(TINY.recipe, steps=1))
-    teacher = nano.train_teacher(config, pool)
-    graph = nano.build(config, tmp_path)
-    losses = nano.nano_trainer(graph, pool, config.recipe, teacher).train_step()
-    assert float(losses["maps"]) > 0
-    logits, maps = teacher.teach(torch.zeros(2, 3, SIDE, SIDE), side=2)
-    assert logits.shape == (2, 101)
-    assert maps.shape == (2, 4, teacher.map_width)
+def test_local_features_tell_sharp_from_soft_and_bright_from_dark() -> None:
+    pictures = render(8, 128).float() / 255
+    soft = augment.gaussian_blur(pictures, torch.full((8,), 0.5))
+    both = local_features(torch.cat([pictures, soft, pictures / 2]), side=4)
+    assert both.shape == (24, 4 * MAPS, 4, 4)
+    by_map = both.reshape(3, 8, MAPS, 4, -1).mean((1, 3, 4))  # (versions, MAPS)
+    sharp, softened, darkened = by_map
+    edges, brightness = 8, 0
+    assert sharp[edges] > softened[edges] + 0.3
+    assert sharp[brightness] > darkened[brightness] + 0.5
+    torch.testing.assert_close(both.mean(), torch.tensor(0.0), atol=0.05, rtol=0)
+
+
+def test_jitter_is_brightness_then_contrast_then_saturation() -> None:
+    pictures = 0.3 + 0.4 * torch.rand(3, 3, 16, 16)  # far from where clamping begins
+    torch.manual_seed(1)
+    light, contrast, saturation = 1 + 0.1 * (2 * torch.rand(3, 3, 1, 1, 1) - 1)
+    expected = pictures * light
+    level = expected.mean((1, 2, 3), keepdim=True)
+    expected = level + (expected - level) * contrast
+    grey = expected.mean(1, keepdim=True)
+    expected = grey + (expected - grey) * saturation
+    torch.manual_seed(1)
+    torch.testing.assert_close(augment.jitter(pictures, 0.1), expected)
+
+
+def test_descriptions_say_what_was_done_to_a_picture() -> None:
+    pictures = render(12, 128, seed=5).float() / 255
+    full = torch.ones(12)
+    dark, light = (
+        [describe(f, 50)["Technical Execution"] for f in facts(changed)]
+        for changed in (pictures * 0.15, pictures * 0.1 + 0.9)
+    )
+    assert all("underexposed" in text for text in dark)
+    assert all("overexposed" in text for text in light)
+    veiled = [describe(f, 50) for f in facts(augment.veil(pictures, full))]
+    assert all("contrast is low" in said["Visual Elements & Structure"] for said in veiled)
+    noisy = [describe(f, 50) for f in facts(augment.noise(pictures, full))]
+    assert sum("grain" in said["Technical Execution"] for said in noisy) >= 10
+    good, bad = (describe(facts(pictures)[0], score) for score in (90, 10))
+    assert "excellent" in good["Comprehensive Evaluation"]
+    assert "poor" in bad["Comprehensive Evaluation"]
+    assert set(good) == {attribute.name for attribute in ATTRIBUTES}
+
+
+def test_the_text_stage_learns_to_write_and_keeps_the_score(rated, tmp_path) -> None:
+    pool = nano.load_pool(agiqa3k.load(rated)[:48], 4, CPU)
+    graph = nano.build(TINY, tmp_path)
+    nano.initialise(graph, pool, 0)
+    tokenizer = checkpoint.load_tokenizer(tmp_path)
+    pixels = torch.randn(4, 3, SIDE, SIDE)
+    values = torch.tensor(ORDERED_100.values)
+    with torch.no_grad():
+        before = torch.softmax(graph(pixels), 1) @ values
+    recipe = TextRecipe(steps=120, batch=16, versions=1, learning_rate=3e-3)
+    losses = train_text(graph, tokenizer, pool, recipe, TINY.shape.system_message)
+    assert losses["last"] < 0.6 * losses["first"]
+    with torch.no_grad():
+        after = torch.softmax(graph(pixels), 1) @ values
+    assert float((after - before).abs().max()) < 5  # of 100 points, after 120 steps
 
 
 def test_metrics_on_cases_with_a_known_answer() -> None:

@@ -138,12 +138,23 @@ DISTORTIONS: dict[str, Distortion] = {
 }
 
 
+FREQUENCY = {"jpeg": 2.0, "exposure": 2.0, "posterise": 0.5, "pixelate": 0.5}
+"""How often a distortion is drawn, relative to the others: the hard ones more."""
+
+
+def draw_kinds(count: int) -> list[int]:
+    """Positions of ``count`` distortions in ``DISTORTIONS``, by their frequency, none twice."""
+    weights = torch.tensor([FREQUENCY.get(name, 1.0) for name in DISTORTIONS])
+    return torch.multinomial(weights, count).tolist()
+
+
 def worthless(count: int, size: int, device: torch.device) -> Tensor:
     """Pictures without content: flat colours, pure noise of several grains, plain gradients."""
     colour = torch.rand(count, 3, 1, 1, device=device)
-    grain = 2 ** int(torch.randint(0, 4, ()))  # pixels
-    speckle = torch.rand(count, 3, size // grain, size // grain, device=device)
-    speckle = F.interpolate(speckle, size=(size, size), mode="nearest")
+    side = int(size / 16 ** float(torch.rand(())))  # grain of 1 to 16 pixels, hard or smooth
+    speckle = torch.rand(count, 3, side, side, device=device)
+    mode = "nearest" if float(torch.rand(())) < 0.5 else "bicubic"
+    speckle = F.interpolate(speckle, size=(size, size), mode=mode).clamp(0, 1)
     normal = (0.5 + 0.25 * torch.randn(count, 3, size, size, device=device)).clamp(0, 1)
     speckle = torch.where(_per_image(_coin(speckle) > 0), speckle, normal)
     # Scaled down from a larger picture, pure noise keeps its look and loses its contrast.
@@ -162,16 +173,19 @@ def worthless(count: int, size: int, device: torch.device) -> Tensor:
 def jitter(images: Tensor, strength: float) -> Tensor:
     """Brightness, contrast and saturation scaled by up to ±``strength``: no change of worth."""
     factors = 1 + strength * (2 * torch.rand(3, len(images), 1, 1, 1, device=images.device) - 1)
-    images = images * factors[0]
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    images = mean + (images - mean) * factors[1]
+    light, contrast, saturation = factors
+    # The three in turn, multiplied out: each pass over the pixels costs as much as a layer.
     grey = images.mean(dim=1, keepdim=True)
-    return (grey + (images - grey) * factors[2]).clamp(0, 1)
+    level = grey.mean(dim=(2, 3), keepdim=True) * light * (1 - contrast)
+    grey.mul_(light * contrast * (1 - saturation)).add_(level)
+    return images.mul(light * contrast * saturation).add_(grey).clamp_(0, 1)
 
 
 def flip_some(images: Tensor) -> Tensor:
-    """Mirror half of the pictures left to right."""
-    return torch.where(_per_image(_coin(images) > 0), images.flip(-1), images)
+    """Mirror half of the pictures left to right, in place."""
+    rows = torch.nonzero(_coin(images) > 0)[:, 0]
+    images[rows] = images[rows].flip(-1)
+    return images
 
 
 def resize(images: Tensor, size: int) -> Tensor:

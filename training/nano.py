@@ -29,10 +29,10 @@ from .datasets import agiqa3k
 from .datasets.agiqa3k import Rating
 from .datasets.rendered import render
 from .metrics import agreement
-from .patch_filters import even_out, patch_filters
+from .patch_filters import absolute_values, even_out, patch_filters, reference_levels
 from .score_batches import UNKNOWN, Pool
 from .score_stage import Normalise, ScoreRecipe, ScoreTrainer, add_drop_path, predict
-from .teacher import ConvTeacher
+from .text_stage import TextRecipe, train_text
 from .tokenizer import build_tokenizer, corpus, save_tokenizer
 
 _log = logging.getLogger(__name__)
@@ -42,16 +42,16 @@ _log = logging.getLogger(__name__)
 class NanoShape:
     """Sizes of the three parts; tokens = (input_size / patch_size)²."""
 
-    input_size: int = 224
+    input_size: int = 384
     """Side of the squashed picture, pixels."""
-    patch_size: int = 16
-    vision_width: int = 128
-    vision_layers: int = 4
+    patch_size: int = 32
+    vision_width: int = 160
+    vision_layers: int = 3
     vision_heads: int = 4
-    vision_mlp: int = 384
+    vision_mlp: int = 320
     """Hidden units of the vision MLPs."""
     llm_width: int = 128
-    llm_layers: int = 1
+    llm_layers: int = 2
     llm_heads: int = 4
     llm_mlp: int = 384
     score_question: str = "Rate the aesthetics score of the image in 0-100."
@@ -65,15 +65,16 @@ class NanoShape:
                 f"{self.patch_size}: pixel unshuffle joins 2×2 patches"
             )
 
-    def config(self, vocabulary: int) -> dict[str, Any]:
-        """``config.json`` in the official InternVLChat format."""
+    def config(self, vocabulary: int, *, critiques: bool = False) -> dict[str, Any]:
+        """``config.json`` in the official InternVLChat format; does it write ``critiques``?"""
         return {
             "architectures": ["InternVLChatModel"],
             "model_type": "internvl_chat",
             "template": "internvl2_5",
             "system_message": self.system_message,
             "score_question": self.score_question,
-            "critiques": False,  # until it has a text stage
+            "critiques": critiques,
+            "draft": True,  # its words are marked as a draft model's
             "downsample_ratio": 0.5,
             "force_image_size": self.input_size,
             "dynamic_image_size": False,
@@ -120,10 +121,8 @@ class NanoConfig:
 
     shape: NanoShape = field(default_factory=NanoShape)
     recipe: ScoreRecipe = field(default_factory=ScoreRecipe)
-    teacher: ScoreRecipe | None = field(
-        default_factory=lambda: ScoreRecipe(steps=600, learning_rate=2e-3, ema=0.99)
-    )
-    """How the convolutional teacher learns first; None for no teacher."""
+    text: TextRecipe | None = field(default_factory=TextRecipe)
+    """How it learns to describe, afterwards; None for a model that scores only."""
     rendered: int = 256
     """Pictures drawn by code for the ranking against spoiled copies."""
     split_seed: int = 0
@@ -136,7 +135,7 @@ def build(config: NanoConfig, directory: Path) -> ScoringGraph:
     shape = config.shape
     save_tokenizer(build_tokenizer(corpus(shape.score_question, shape.system_message)), directory)
     tokenizer = checkpoint.load_tokenizer(directory)
-    official = shape.config(vocabulary=len(tokenizer))
+    official = shape.config(len(tokenizer), critiques=config.text is not None)
     torch.manual_seed(config.recipe.seed)
     image_token = tokenizer.convert_tokens_to_ids(IMG_CONTEXT)
     model = checkpoint.build_model(official, image_token)
@@ -146,7 +145,7 @@ def build(config: NanoConfig, directory: Path) -> ScoringGraph:
 
 @torch.no_grad()
 def initialise(graph: ScoringGraph, pool: Pool, seed: int) -> None:
-    """Start values that suit a small model: patch filters, wave positions, unit layer scale."""
+    """Start values that suit a small model: filters and their energies, positions, layer scale."""
     generator = torch.Generator().manual_seed(seed)
     embeddings = graph.vision.embeddings
     weight = embeddings.patch_embeddings.projection.weight  # (width, 3, p, p)
@@ -160,9 +159,25 @@ def initialise(graph: ScoringGraph, pool: Pool, seed: int) -> None:
     patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)  # (n, 3, p, p)
     weight.copy_(even_out(patch_filters(len(weight), patch, generator), patches))
     embeddings.position_embeddings[0, 1:] = _wave_positions(size // patch, weight.shape[0])
+    embeddings.position_embeddings[0, 1:] += reference_levels(len(weight))
+    absolute_values(graph.vision.encoder.layer[0].mlp)
     for layer in graph.vision.encoder.layer:
         layer.lambda_1.fill_(0.5)
         layer.lambda_2.fill_(0.5)
+    graph.lm_head.weight[graph.score_ids] += _ordered_rows(
+        len(graph.score_ids), graph.lm_head.in_features, generator
+    )
+
+
+def _ordered_rows(count: int, width: int, generator: torch.Generator) -> Tensor:
+    """(count, width) rows of the score tokens on a curve: one direction shifts, others shape.
+
+    At random, hundreds of steps go by before the answer depends on the picture at all.
+    """
+    directions = torch.linalg.qr(torch.randn(width, 3, generator=generator))[0].T
+    z = torch.linspace(-1.7, 1.7, count)[:, None]
+    curve = torch.cat([z, 0.7 * (z**2 - 1), 0.5 * (z**3 - 1.8 * z)], dim=1)
+    return curve @ directions
 
 
 def _wave_positions(side: int, width: int) -> Tensor:
@@ -245,27 +260,11 @@ def evaluate(directory: Path, ratings: Sequence[Rating], device: torch.device) -
     return figures
 
 
-def train_teacher(
-    config: NanoConfig, pool: Pool, saved: Path | None = None, resume: bool = False
-) -> ConvTeacher:
-    """The teacher, trained and in eval mode."""
-    assert config.teacher is not None
-    torch.manual_seed(config.teacher.seed)
-    teacher = ConvTeacher(config.shape.input_size, len(ORDERED_100))
-    width = 2 * teacher.widths[-1]
-    trainer = ScoreTrainer(teacher, teacher.readout, width, pool, config.teacher)
-    trainer.run(saved, resume=resume)
-    trainer.finish()
-    return teacher.requires_grad_(False)
-
-
-def nano_trainer(
-    graph: ScoringGraph, pool: Pool, recipe: ScoreRecipe, teacher: ConvTeacher | None
-) -> ScoreTrainer:
+def nano_trainer(graph: ScoringGraph, pool: Pool, recipe: ScoreRecipe) -> ScoreTrainer:
     """The score stage over a graph; the image tokens are what its projector reads."""
     add_drop_path(graph, recipe.drop_path)
     width = graph.projector.layer_norm.normalized_shape[0]
-    return ScoreTrainer(graph, graph.projector, width, pool, recipe, teacher)
+    return ScoreTrainer(graph, graph.projector, width, pool, recipe, graph.vision)
 
 
 def train(
@@ -275,15 +274,20 @@ def train(
     parts = agiqa3k.split(agiqa3k.load(data), config.split_seed)
     trained = [r for part, rs in parts.items() if part not in config.held_out for r in rs]
     pool = load_pool(trained, config.rendered, device)
-    teacher = train_teacher(config, pool, output / "teacher.pt", resume) if config.teacher else None
     graph = build(config, output)
     initialise(graph, pool, config.recipe.seed)
-    trainer = nano_trainer(graph, pool, config.recipe, teacher)
+    trainer = nano_trainer(graph, pool, config.recipe)
     trainer.run(output / "training.pt", resume=resume)
     trainer.finish()
+    written = None
+    if config.text:
+        tokenizer = checkpoint.load_tokenizer(output)
+        written = train_text(graph, tokenizer, pool, config.text, config.shape.system_message)
     save(output, graph)
     facts = _facts(config, parts, sum(weight.numel() for weight in graph.parameters()))
     facts["figures"] = {part: evaluate(output, parts[part], device) for part in config.held_out}
+    if written:
+        facts["text_loss"] = written
     text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
     (output / "figures.json").write_text(text, encoding="utf-8")
     return facts

@@ -1,13 +1,16 @@
-"""A start for the patch embedding: filters that already see frequencies and edges.
+"""A start for the tower: filters that see frequencies and edges, a first block that sees energy.
 
 A linear map of a 32×32 patch learns slowly from two thousand pictures; drawn at random, its filters
-are noise that pictures hardly excite. Half of ours start as the lowest cosine waves (composition,
-colour, exposure), half as small Gabor wavelets (edges, grain, compression). Nothing is frozen.
+are noise that pictures hardly excite. Ours start as the lowest cosine waves (composition, colour,
+exposure) and as small Gabor wavelets (edges, grain, compression). What tells quality is how strong
+a wavelet's answers are, whatever their sign, so the first MLP starts as their absolute value; and
+a few channels start constant, so that layer norm cannot hide a patch's contrast. Nothing is frozen.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +22,48 @@ _CHANNELS = torch.tensor([[1.0, 1.0, 1.0], [1.0, -0.5, -0.5], [0.0, 1.0, -1.0]])
 _CHANNELS = _CHANNELS / _CHANNELS.norm(dim=1, keepdim=True)
 
 
+REFERENCES = 4
+"""Channels that start without a filter, constant at every place."""
+_REFERENCE = 4.5
+"""Their size, against a spread of 0.5 in the others: most of what layer norm divides by."""
+
+
+def wavelet_channels(count: int) -> range:
+    """Which of ``count`` channels start as Gabor wavelets: those after waves and references."""
+    return range(count // 2, count)
+
+
 def patch_filters(count: int, patch: int, generator: torch.Generator) -> Tensor:
-    """(count, 3, patch, patch), each of unit norm."""
-    waves = count // 2
-    filters = [_cosine(i, patch) for i in range(waves)]
-    filters += [_gabor(patch, generator) for _ in range(count - waves)]
+    """(count, 3, patch, patch), each of unit norm; zeros for the references."""
+    wavelets = wavelet_channels(count)
+    filters = [_cosine(i, patch) for i in range(wavelets.start - REFERENCES)]
+    filters += [torch.zeros(3, patch, patch)] * REFERENCES
+    filters += [_gabor(patch, generator) for _ in wavelets]
     return torch.stack(filters)
+
+
+def reference_levels(count: int) -> Tensor:
+    """(count,) what to add to every place: alternating in sign, so that the mean stays."""
+    levels = torch.zeros(count)
+    end = wavelet_channels(count).start
+    levels[end - REFERENCES : end] = _REFERENCE * (1 - 2 * (torch.arange(REFERENCES) % 2)).float()
+    return levels
+
+
+def absolute_values(mlp: Any, gain: float = 3.0) -> None:
+    """Let a vision MLP add ``|x|`` to the wavelet channels ``x``, with the units it takes.
+
+    Each channel takes two hidden units, GELU of ``x`` and of ``-x``; the others stay as drawn.
+    """
+    first, second = mlp.fc1, mlp.fc2
+    channels = list(wavelet_channels(first.in_features))[: first.out_features // 2]
+    for unit, channel in enumerate(channels):
+        for hidden, sign in ((2 * unit, gain), (2 * unit + 1, -gain)):
+            first.weight[hidden] = 0
+            first.weight[hidden, channel] = sign
+            first.bias[hidden] = 0
+            second.weight[:, hidden] = 0
+            second.weight[channel, hidden] = 1
 
 
 def _cosine(index: int, patch: int) -> Tensor:

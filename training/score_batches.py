@@ -53,16 +53,22 @@ class Batch:
     """(P,) … and of their spoiled copies."""
     margin: Tensor
     """(P,) how many points the copy should lie below, at least."""
+    seen: Tensor
+    """(M,) rows …"""
+    mirrored: Tensor
+    """(M,) … and the rows of the same pictures mirrored."""
 
 
 @dataclass(frozen=True)
 class BatchRecipe:
     """What a batch is made of."""
 
-    rated: int = 80
+    rated: int = 64
     """Rated pictures."""
     spoiled: float = 0.25
     """Share of the rated pictures that also come as a spoiled copy."""
+    mirrored: float = 0.1
+    """Share of the rated pictures that also come mirrored."""
     unrated: int = 4
     """Unrated pictures, each with a spoiled copy."""
     worthless: int = 3
@@ -90,11 +96,11 @@ def draw_batch(pool: Pool, recipe: BatchRecipe, size: int, values: Tensor) -> Ba
     rated = rated[torch.randperm(len(rated))[: recipe.rated].to(device)]
     unrated = unrated[torch.randperm(len(unrated))[: recipe.unrated].to(device)]
     parts: list[Batch] = []
-    kinds = torch.randperm(len(augment.DISTORTIONS)).tolist()
+    kinds = augment.draw_kinds(recipe.groups)
     for i, (a, b) in enumerate(
         zip(rated.chunk(recipe.groups), _chunks(unrated, recipe.groups), strict=True)
     ):
-        parts.append(_group(pool, recipe, size, values, a, b, kinds[i % len(kinds)]))
+        parts.append(_group(pool, recipe, size, values, a, b, kinds[i]))
     if recipe.worthless:
         parts.append(_worthless(recipe.worthless, size, values, device))
     return _concatenate(parts)
@@ -107,12 +113,12 @@ def _group(
     paired = round(len(rated) * recipe.spoiled)
     rows = torch.cat([unrated, rated])  # the first `pairs` rows also come spoiled
     pairs = len(unrated) + paired
-    full = _crop(pool.images, rows, recipe.min_crop)
-    clean = augment.jitter(augment.flip_some(augment.resize(full, size)), recipe.jitter)
+    full = _crop(pool.images, rows, recipe.min_crop, size)
+    clean = augment.jitter(augment.flip_some(_fit(full, size)), recipe.jitter)
     severity = 0.1 + 0.9 * torch.rand(pairs, device=clean.device)
     distort = list(augment.DISTORTIONS.values())[kind]
     if float(torch.rand(())) < 0.7:
-        spoiled = augment.flip_some(augment.resize(distort(full[:pairs], severity), size))
+        spoiled = augment.flip_some(_fit(distort(full[:pairs], severity), size))
     else:  # faults as fine as the model's own pixels, as a small picture would show them
         spoiled = distort(clean[:pairs], severity)
     score, std = pool.score[rows], pool.std[rows]
@@ -123,36 +129,53 @@ def _group(
     if float(torch.rand(())) < recipe.mix:
         _mix(clean, target, score, source, start=pairs)
     index = torch.arange(pairs, device=clean.device)
-    kinds = torch.full((len(rows) + pairs,), CLEAN, device=clean.device)
-    kinds[len(rows) :] = 1 + kind
+    seen = torch.arange(pairs, min(pairs + round(len(rated) * recipe.mirrored), len(rows)))
+    seen = seen.to(clean.device)
+    kinds = torch.full((len(rows) + pairs + len(seen),), CLEAN, device=clean.device)
+    kinds[len(rows) : len(rows) + pairs] = 1 + kind
     return Batch(
-        pixels=torch.cat([clean, spoiled]),
-        target=torch.cat([target, low]),
-        score=torch.cat([score, low_score]),
-        source=torch.cat([source, torch.full_like(source[:pairs], UNKNOWN)]),
+        pixels=torch.cat([clean, spoiled, clean[seen].flip(-1)]),
+        target=torch.cat([target, low, target[seen]]),
+        score=torch.cat([score, low_score, score[seen]]),
+        source=torch.cat([source, torch.full_like(source[:pairs], UNKNOWN), source[seen]]),
         kind=kinds,
         original=index,
         spoiled=len(rows) + index,
         margin=4 + 12 * severity,
+        seen=seen,
+        mirrored=len(rows) + pairs + torch.arange(len(seen), device=clean.device),
     )
 
 
-def _crop(images: Tensor, rows: Tensor, min_crop: float) -> Tensor:
+def _crop(images: Tensor, rows: Tensor, min_crop: float, size: int) -> Tensor:
     """Crops of one common size at random places → (b, 3, h, w) float in 0..1."""
     height, width = images.shape[-2:]
-    h, w = (_side(full, min_crop) for full in (height, width))
+    h, w = _crop_sides(height, width, min_crop, size)
     tops = torch.randint(0, height - h + 1, (len(rows),)).tolist()
     lefts = torch.randint(0, width - w + 1, (len(rows),)).tolist()
     places = zip(rows.tolist(), tops, lefts, strict=True)
-    return torch.stack([images[i, :, t : t + h, x : x + w] for i, t, x in places]).float() / 255
+    return torch.stack([images[i, :, t : t + h, x : x + w] for i, t, x in places]).float().div_(255)
+
+
+def _crop_sides(height: int, width: int, min_crop: float, size: int) -> tuple[int, int]:
+    """The whole picture, the model's own size or anything between, a third of the time each."""
+    choice = int(torch.randint(0, 3, ()))
+    if choice == 0:  # what inference sees
+        return height, width
+    if choice == 1 and min_crop * max(height, width) <= size <= min(height, width):
+        return size, size  # pixels as they are, and no resizing to pay for
+    return _side(height, min_crop), _side(width, min_crop)
 
 
 def _side(full: int, min_crop: float) -> int:
-    """A whole picture one time in three: that is what inference sees."""
-    if float(torch.rand(())) < 1 / 3:
-        return full
     blocks = int(torch.randint(round(full * min_crop / 16), full // 16 + 1, ()))
     return 16 * blocks
+
+
+def _fit(images: Tensor, size: int) -> Tensor:
+    """Resized to the model's input; a copy, so that what follows may change it in place."""
+    fitted = augment.resize(images, size)
+    return fitted.clone() if fitted is images else fitted
 
 
 def _mix(pixels: Tensor, target: Tensor, score: Tensor, source: Tensor, start: int) -> None:
@@ -190,13 +213,16 @@ def _worthless(count: int, size: int, values: Tensor, device: torch.device) -> B
         original=none,
         spoiled=none,
         margin=score[:0],
+        seen=none,
+        mirrored=none,
     )
 
 
 def _concatenate(parts: list[Batch]) -> Batch:
     offset = 0
     for part in parts:
-        part.original, part.spoiled = part.original + offset, part.spoiled + offset
+        for name in ("original", "spoiled", "seen", "mirrored"):
+            setattr(part, name, getattr(part, name) + offset)
         offset += len(part.pixels)
     names = Batch.__dataclass_fields__
     return Batch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})

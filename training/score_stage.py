@@ -22,11 +22,13 @@ from torch import Tensor, nn
 
 from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.score_tokens import ORDERED_100
+from .local_features import MAPS, local_features
 from .score_batches import KINDS, UNKNOWN, Batch, BatchRecipe, Pool, draw_batch
-from .teacher import ConvTeacher
 
 _log = logging.getLogger(__name__)
 
+TOWER_WARMUP = 50
+"""Steps from when the tower is let go until it learns at its full rate."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -35,14 +37,19 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ScoreRecipe:
     """How long, how fast and with which weights to learn."""
 
-    steps: int = 1200
-    learning_rate: float = 1e-3
+    steps: int = 1400
+    readout_steps: int = 150
+    """The first of them, in which the tower stays as it starts: it sees well enough to begin with,
+    and a step costs a third."""
+    tower_rate: float = 0.2
+    """The tower learns slower by this factor, lest it forget what it starts with."""
+    learning_rate: float = 2e-3
     """Peak; linear warm-up, then a cosine to a hundredth."""
     warmup: float = 0.06
     """Share of the steps."""
     weight_decay: float = 0.1
     """On matrices and convolutions only."""
-    ema: float = 0.995
+    ema: float = 0.99
     """Decay of the weights' moving average, which is what is kept."""
     drop_path: float = 0.1
     """Probability of skipping a vision branch, rising linearly to this at the last layer."""
@@ -53,29 +60,31 @@ class ScoreRecipe:
     """Weight of the correlation inside each generator."""
     rank: float = 0.5
     auxiliary: float = 0.2
-    teacher: float = 0.5
-    """Share of the teacher's opinion in the target distribution, where there is a teacher."""
-    maps: float = 1.0
-    """Weight of the squared error towards the teacher's maps, a unit being their variance."""
+    maps: float = 0.5
+    """Weight of the squared error towards the local features, a unit being their variance."""
+    mapped: int = 20
+    """Pictures of a batch whose local features are computed."""
+    mirror: float = 0.5
+    """Weight of the squared difference to a mirrored picture's score, in units of (5 points)²."""
     seed: int = 0
     batch: BatchRecipe = field(default_factory=BatchRecipe)
 
 
 class AuxiliaryHeads(nn.Module):
-    """Which generator, which distortion, what does the teacher see? Thrown away after training."""
+    """Which generator, which distortion, what texture? Thrown away after training."""
 
-    def __init__(self, width: int, sources: int, map_width: int) -> None:
+    def __init__(self, width: int, sources: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.source = nn.Linear(width, sources)
         self.kind = nn.Linear(width, KINDS)
-        self.maps = nn.Linear(width, map_width) if map_width else None
+        self.maps = nn.Linear(width, 4 * MAPS)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(B, places, width) → logits (B, sources), (B, KINDS); maps (B, places, map_width)."""
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, places, width) → logits (B, sources), (B, KINDS); maps (B, places, 4·MAPS)."""
         tokens = tokens.float()
         pooled = self.norm(tokens.mean(dim=1))
-        return self.source(pooled), self.kind(pooled), self.maps and self.maps(self.norm(tokens))
+        return self.source(pooled), self.kind(pooled), self.maps(self.norm(tokens))
 
 
 class ScoreTrainer:
@@ -84,10 +93,10 @@ class ScoreTrainer:
     Args:
         model: (B, 3, S, S) pixel_values → (B, K) fp32 score logits, with an ``input_size``.
         reader: the part of ``model`` whose input is (B, places, width) image tokens; the auxiliary
-            heads and the teacher's maps see the same tokens.
+            heads see the same tokens.
         width: of those tokens.
         pool: what to learn from; its device is where training runs.
-        teacher: a trained teacher, for its scores and maps.
+        tower: the part of ``model`` that stays as it is for ``recipe.readout_steps``.
     """
 
     def __init__(
@@ -97,17 +106,13 @@ class ScoreTrainer:
         width: int,
         pool: Pool,
         recipe: ScoreRecipe,
-        teacher: ConvTeacher | None = None,
+        tower: nn.Module | None = None,
     ) -> None:
-        self.recipe, self.pool, self.step, self.teacher = recipe, pool, 0, teacher
+        self.recipe, self.pool, self.step, self.tower = recipe, pool, 0, tower
         self.device = pool.images.device
         self.model: Any = model.to(self.device)
         torch.manual_seed(recipe.seed)
-        self.heads = AuxiliaryHeads(
-            width,
-            sources=int(pool.source.max()) + 1,
-            map_width=teacher.map_width if teacher else 0,
-        ).to(self.device)
+        self.heads = AuxiliaryHeads(width, int(pool.source.max()) + 1).to(self.device)
         self.values = torch.tensor(ORDERED_100.values, device=self.device)
         self.normalise = Normalise().to(self.device)
         self._tokens: list[Tensor] = []
@@ -116,14 +121,9 @@ class ScoreTrainer:
         # Running statistics of normalisation layers are averaged like weights.
         self.averaged = self.weights + [b for b in model.buffers() if b.is_floating_point()]
         self.average = [tensor.detach().clone() for tensor in self.averaged]
-        trained = self.weights + list(self.heads.parameters())
-        matrices = [p for p in trained if p.ndim > 1 and min(p.shape[:2]) > 1]
-        vectors = [p for p in trained if p.ndim < 2 or min(p.shape[:2]) == 1]
         self.optimizer = torch.optim.AdamW(
-            [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
-            lr=recipe.learning_rate,
+            parameter_groups(model, self.heads, tower, recipe),
             betas=(0.9, 0.98),
-            weight_decay=recipe.weight_decay,
             fused=self.device.type == "cuda",
         )
 
@@ -149,8 +149,13 @@ class ScoreTrainer:
         """One optimizer step. The seed depends on the step alone, so a resumed run repeats it."""
         recipe = self.recipe
         torch.manual_seed(recipe.seed * 1_000_003 + self.step)
+        thawed = min(1.0, max(0, self.step - recipe.readout_steps) / TOWER_WARMUP)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, recipe)
+            group["lr"] = learning_rate(self.step, recipe) * group["rate"]
+            if group["tower"]:
+                group["lr"] *= thawed
+        if self.tower is not None:
+            self.tower.requires_grad_(self.step >= recipe.readout_steps)
         self.model.train()
         with torch.no_grad():
             batch = draw_batch(self.pool, recipe.batch, self.model.input_size, self.values)
@@ -159,18 +164,12 @@ class ScoreTrainer:
             self._tokens.clear()
             logits = self.model(pixel_values)
             tokens = self._tokens.pop()
-            taught = self.teacher and self.teacher.teach(pixel_values, math.isqrt(tokens.shape[1]))
         losses = score_losses(logits, batch, self.values)
         sources, kinds, maps = self.heads(tokens)
         losses["auxiliary"] = _class_loss(sources, batch.source) + _class_loss(kinds, batch.kind)
-        if taught:
-            opinion, wanted = taught
-            divergence = F.kl_div(
-                F.log_softmax(logits, 1), F.log_softmax(opinion, 1),
-                log_target=True, reduction="batchmean",
-            )  # fmt: skip
-            losses["tokens"] = (1 - recipe.teacher) * losses["tokens"] + recipe.teacher * divergence
-            losses["maps"] = F.mse_loss(maps, wanted)
+        some = torch.randperm(len(batch.pixels))[: recipe.mapped].to(self.device)
+        wanted = local_features(batch.pixels[some], math.isqrt(tokens.shape[1]))
+        losses["maps"] = F.mse_loss(maps[some], wanted.flatten(2).transpose(1, 2))
         total = losses["tokens"] + sum(
             getattr(recipe, name) * value for name, value in losses.items() if name != "tokens"
         )
@@ -207,6 +206,28 @@ class ScoreTrainer:
                 tensor.copy_(value)
         self.heads.load_state_dict(state["heads"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def parameter_groups(
+    model: nn.Module, heads: nn.Module, tower: nn.Module | None, recipe: ScoreRecipe
+) -> list[dict[str, Any]]:
+    """Groups for the optimizer: each has its ``rate``, a factor on the learning rate.
+
+    A step of Adam moves every weight alike, so what it does to an answer grows with the number of
+    inputs: filters of thousands of pixels learn slower in proportion (Yang et al. 2021).
+    """
+    inside = {id(p) for p in tower.parameters()} if tower is not None else set()
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
+    for p in [*model.parameters(), *heads.parameters()]:
+        matrix = p.ndim > 1 and min(p.shape[:2]) > 1
+        slower = len(p) / p[0].numel() if p.ndim == 4 else 1.0
+        rate = min(1.0, slower) * (recipe.tower_rate if id(p) in inside else 1.0)
+        decay = recipe.weight_decay if matrix and p.ndim == 2 else 0.0
+        groups.setdefault((id(p) in inside, rate, decay), []).append(p)
+    return [
+        {"params": params, "tower": in_tower, "rate": rate, "weight_decay": decay}
+        for (in_tower, rate, decay), params in groups.items()
+    ]
 
 
 class Normalise(nn.Module):
@@ -263,6 +284,9 @@ def score_losses(logits: Tensor, batch: Batch, values: Tensor) -> dict[str, Tens
         "expectation": ((predicted - human) / 25).square().mean(),
         "correlation": 1 - _correlation(predicted, human),
         "within": _within(expected, batch),
+        "mirror": ((expected[batch.seen] - expected[batch.mirrored]) / 5).square().mean()
+        if len(batch.seen)
+        else expected.new_zeros(()),
         "rank": F.relu(margin - (original - spoiled)).mean() / 10
         if len(margin)
         else expected.new_zeros(()),
