@@ -45,7 +45,7 @@ bench: $(DEV)/.installed  ## The figures in README and docs; AGIQA=… is the fo
 
 nano: $(DEV)/.installed  ## Train the embedded model from nothing, about two hours on 2 cores; resumes.
 	$(DEV)/bin/python -m artimuse.training.nano --data $(AGIQA) --output build/nano --resume
-	$(DEV)/bin/artimuse export onnx --model build/nano --output build/nano-onnx --name nano
+	$(DEV)/bin/artimuse export onnx --model build/nano --output build/nano-onnx --name nano --critique
 	cp build/nano/*.json build/nano/model.safetensors build/nano-onnx/* artimuse_core/nano/
 
 $(BASE)/.installed: pyproject.toml constraints.txt

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management as memory
 import folder_paths
 
-from ..artimuse_core.bundle import is_bundle
+from ..artimuse_core.bundle import is_bundle, read
 from ..artimuse_core.engines import DEVICES, Floats
 from ..artimuse_core.errors import MissingExtraError, ModelError, UsageError
 from ..artimuse_core.models import NANO, PUBLISHED, locate
@@ -57,6 +57,10 @@ class LoadedModel:
     def critic(self) -> Critic:
         """A critic over the same weights. Raises UsageError for a model that only scores."""
         name, engine = self.scorer.name, self.ready().engine
+        if is_bundle(self.directory) and read(self.directory).writer:
+            from ..artimuse_core.critic import Critic
+
+            return Critic.load(self.directory, engine.device, max_pixels=self.scorer.max_pixels)
         if not (isinstance(engine, _SharedEngine) and engine.writes):
             raise UsageError(
                 f"{name} scores only and writes no critiques; wire an ArtiMuse Loader with a "

@@ -23,7 +23,7 @@ from ..artimuse_core.errors import ModelError, UsageError
 from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.pictures import render_pictures
 from ..artimuse_core.prompts import system_message
-from .store import store
+from .store import store, store_as_fp16
 from .trace import trace
 
 PREFILL, DECODE, TOKENIZER = "prefill.onnx", "decode.onnx", "tokenizer.json"
@@ -99,8 +99,10 @@ def write_critique(
     tokenizer = checkpoint.load_tokenizer(checkpoint_dir)
     tokenizer.backend_tokenizer.save(str(work / TOKENIZER))
     files = {TOKENIZER: bundle.sha256(work / TOKENIZER)}
-    files |= store(_trace_prefill(graph, manifest.opset), work, PREFILL, **store_as)
-    files |= store(_trace_decode(graph, manifest.opset), work, DECODE, **store_as)
+    for trace_part, name in ((_trace_prefill, PREFILL), (_trace_decode, DECODE)):
+        model = trace_part(graph, manifest.opset)
+        store_as_fp16(model)
+        files |= store(model, work, name, **store_as)
     writer = bundle.WriterFiles(
         PREFILL, DECODE, TOKENIZER, files, graph.score_ids.tolist(), system_message(config),
         checkpoint.score_question(config), bool(config.get("draft")),

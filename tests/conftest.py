@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -92,6 +94,16 @@ def random_checkpoint(directory: Path, width: int) -> Path:
         for parameter in model.parameters():  # spread the answers: initial weights say little
             parameter.add_(torch.randn_like(parameter) * 0.15).copy_(parameter.half().float())
     checkpoint.save_model(directory, model, config, torch.float16)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def scoring_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``tiny_checkpoint``, said to be trained to score only."""
+    directory = tmp_path_factory.mktemp("scoring") / "scoring"
+    shutil.copytree(tiny_checkpoint, directory)
+    config = json.loads((directory / "config.json").read_text("utf-8")) | {"critiques": False}
+    (directory / "config.json").write_text(json.dumps(config), "utf-8")
     return directory
 
 

@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 
 from artimuse.artimuse_core.attributes import ATTRIBUTES
+from artimuse.artimuse_core.critic import DRAFT
 from artimuse.artimuse_core.errors import ImageInputError, ModelError, UsageError
+from artimuse.artimuse_core.scorer import Scorer
 
 from . import comfy_stub
 from .fakes import brightness_scorer
@@ -611,10 +613,18 @@ def test_a_critique_streams_and_stops_at_a_token(comfy, writer) -> None:
     assert comfy.texts == whole[:2]
 
 
-def test_nano_says_in_one_line_that_it_cannot_write(comfy) -> None:
-    with pytest.raises(UsageError, match=r"nano scores only.*ArtiMuse Loader") as refusal:
-        Run("ArtiMuseCritique", images=grey(50))
+def test_a_model_that_cannot_write_says_so_in_one_line(comfy, tiny_bundle) -> None:
+    from artimuse.comfy_nodes.models import LoadedModel
+
+    model = LoadedModel(Scorer.load(tiny_bundle, "cpu"), tiny_bundle)
+    with pytest.raises(UsageError, match=r"tiny scores only.*ArtiMuse Loader") as refusal:
+        Run("ArtiMuseCritique", images=grey(50), model=model)
     assert "\n" not in str(refusal.value)
+
+
+def test_nano_writes_as_a_draft_without_torch(comfy) -> None:
+    run = Run("ArtiMuseCritique", images=grey(50), **only("technical_execution"))
+    assert run["technical_execution_text"][0].startswith(DRAFT)
 
 
 def test_a_critique_of_nothing_is_refused(comfy, writer) -> None:

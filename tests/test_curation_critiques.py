@@ -12,7 +12,7 @@ from artimuse import cli
 from artimuse.artimuse_core import critic as critics
 from artimuse.artimuse_core.attributes import ATTRIBUTES
 from artimuse.artimuse_core.engines import TorchEngine
-from artimuse.artimuse_core.scorer import Scorer, locate
+from artimuse.artimuse_core.scorer import Scorer
 
 ASKED = "composition_design"
 
@@ -117,25 +117,23 @@ def test_an_image_that_changed_meanwhile_fails_alone(old, writer, monkeypatch) -
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--top", "2", "--critique"], "--critique: nano was trained to score only"),
-        (["--where", f"{ASKED} > 5"], f"--where {ASKED}: nano was trained to score only"),
+        (["--top", "2", "--critique"], "--critique: scoring was trained to score only"),
+        (["--where", f"{ASKED} > 5"], f"--where {ASKED}: scoring was trained to score only"),
         (["--critique"], "--critique needs --top or another rule"),
         (["--where", "composition > 5"], "unknown name 'composition'; known: "),
     ],
 )
-def test_a_model_that_cannot_is_one_line_before_scoring(folder, arguments, reason, monkeypatch):
+def test_a_model_that_cannot_is_one_line_before_scoring(
+    folder, scoring_checkpoint, arguments, reason, monkeypatch
+) -> None:
     monkeypatch.setattr(Scorer, "stream", lambda *args, **options: pytest.fail("scored"))
-    result = curate(folder, *arguments)
+    result = curate(folder, *arguments, "--model", scoring_checkpoint)
     assert result.exit_code == 2
     assert reason in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_bundle_alone_writes_nothing(folder, tmp_path) -> None:
-    bundle = tmp_path / "bundle"
-    bundle.mkdir()
-    for name in ("manifest.json", "score.onnx"):
-        shutil.copy(locate("nano") / name, bundle)
-    result = curate(folder, "--top", "2", "--critique", "--model", bundle)
+def test_a_bundle_alone_writes_nothing(folder, tiny_bundle) -> None:
+    result = curate(folder, "--top", "2", "--critique", "--model", tiny_bundle)
     assert result.exit_code == 2
-    assert "which scores only" in result.stderr
+    assert "that scores only" in result.stderr

@@ -12,7 +12,6 @@ from artimuse.artimuse_core import bundle
 from artimuse.artimuse_core.attributes import ATTRIBUTES, attribute
 from artimuse.artimuse_core.critic import Critic
 from artimuse.artimuse_core.errors import ModelError, UsageError
-from artimuse.artimuse_core.models import NANO, locate
 from artimuse.export import critique, to_onnx
 from artimuse.export.to_onnx import Recipe
 
@@ -98,10 +97,12 @@ def test_other_words_than_torchs_fail_the_export(writing, tiny_checkpoint, monke
         critique.require_same_words(ours, theirs)
 
 
-def test_models_that_cannot_write_say_so(tiny_bundle, tiny_checkpoint, tmp_path) -> None:
+def test_models_that_cannot_write_say_so(
+    tiny_bundle, tiny_checkpoint, scoring_checkpoint, tmp_path
+) -> None:
     with pytest.raises(UsageError, match="scores only; export it with --critique"):
         Critic.load(tiny_bundle)
     with pytest.raises(UsageError, match="trained to score only"):
-        to_onnx.export_onnx(locate(NANO), tmp_path / "a", Recipe(critique=True))
+        to_onnx.export_onnx(scoring_checkpoint, tmp_path / "a", Recipe(critique=True))
     with pytest.raises(UsageError, match="export critiques in fp32"):
         to_onnx.export_onnx(tiny_checkpoint, tmp_path / "b", Recipe("int8", critique=True))

@@ -131,7 +131,8 @@ def test_merged_and_exported_score_as_the_adapter(base, data, ratings, tmp_path)
     some = config(epochs=1, score_tokens="existing-50")
     run_stage(base, data, tmp_path / "out", some, device="cpu", merge=True)
     images, _ = validation(ratings)
-    bundle = export_onnx(tmp_path / "out", tmp_path / "bundle")
+    bundle = tmp_path / "bundle"
+    export_onnx(tmp_path / "out", bundle)
     scores = [
         [result.score for result in Scorer.load(folder, "cpu").score(images)]
         for folder in (tmp_path / "out", tmp_path / "out" / "merged", bundle)

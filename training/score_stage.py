@@ -37,7 +37,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ScoreRecipe:
     """How long, how fast and with which weights to learn."""
 
-    steps: int = 1400
+    steps: int = 1000
     readout_steps: int = 150
     """The first of them, in which the tower stays as it starts: it sees well enough to begin with,
     and a step costs a third."""

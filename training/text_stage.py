@@ -93,7 +93,9 @@ def train_text(
         optimizer.step()
         losses.append(float(text.detach()))
         if (step + 1) % 250 == 0:
-            _log.info("text step %d: text %.3f kept %.4f", step + 1, losses[-1], float(kept))
+            _log.info(
+                "text step %d: text %.3f kept %.4f", step + 1, losses[-1], float(kept.detach())
+            )
     graph.eval()
     tenth = max(1, recipe.steps // 10)
     first, last = losses[:tenth], losses[-tenth:]
