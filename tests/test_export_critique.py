@@ -22,7 +22,7 @@ from .conftest import ROOT
 def writing(tiny_checkpoint, tmp_path_factory) -> Path:
     """The tiny checkpoint with its critiques, weights in files of their own."""
     directory = tmp_path_factory.mktemp("writing") / "bundle"
-    recipe = Recipe(critique=True, inline_bytes=10_000, shard_bytes=200_000)
+    recipe = Recipe(critique=True, inline_bytes=1_000, shard_bytes=100_000)
     to_onnx.export_onnx(tiny_checkpoint, directory, recipe, name="writer")
     return directory
 

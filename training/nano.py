@@ -74,7 +74,7 @@ class NanoShape:
             "system_message": self.system_message,
             "score_question": self.score_question,
             "critiques": critiques,
-            "draft": True,  # its words are marked as a draft model's
+            "draft": critiques,  # its words are marked as a draft model's
             "downsample_ratio": 0.5,
             "force_image_size": self.input_size,
             "dynamic_image_size": False,
