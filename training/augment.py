@@ -138,7 +138,7 @@ DISTORTIONS: dict[str, Distortion] = {
 }
 
 
-FREQUENCY = {"jpeg": 2.0, "exposure": 2.0, "posterise": 0.5, "pixelate": 0.5}
+FREQUENCY = {"jpeg": 3.0, "exposure": 3.0, "posterise": 0.5, "pixelate": 0.5}
 """How often a distortion is drawn, relative to the others: the hard ones more."""
 
 
@@ -158,7 +158,7 @@ def worthless(count: int, size: int, device: torch.device) -> Tensor:
     normal = (0.5 + 0.25 * torch.randn(count, 3, size, size, device=device)).clamp(0, 1)
     speckle = torch.where(_per_image(_coin(speckle) > 0), speckle, normal)
     # Scaled down from a larger picture, pure noise keeps its look and loses its contrast.
-    fade = _per_image(torch.rand(count, device=device))
+    fade = _per_image(torch.rand(count, device=device)) * (_per_image(_coin(speckle)) > 0)
     speckle = 0.5 + (speckle - 0.5) * (1 - 0.9 * fade)
     ramp = torch.linspace(0, 1, size, device=device).expand(count, 3, size, size)
     ramp = colour * ramp + torch.rand_like(colour) * (1 - ramp)

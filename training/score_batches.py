@@ -65,13 +65,13 @@ class BatchRecipe:
 
     rated: int = 64
     """Rated pictures."""
-    spoiled: float = 0.25
+    spoiled: float = 0.3
     """Share of the rated pictures that also come as a spoiled copy."""
     mirrored: float = 0.1
     """Share of the rated pictures that also come mirrored."""
     unrated: int = 4
     """Unrated pictures, each with a spoiled copy."""
-    worthless: int = 3
+    worthless: int = 4
     groups: int = 4
     """Pictures of one group share the size of their crop and the kind of distortion."""
     min_crop: float = 0.75

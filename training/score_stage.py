@@ -37,7 +37,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ScoreRecipe:
     """How long, how fast and with which weights to learn."""
 
-    steps: int = 1000
+    steps: int = 2500
     readout_steps: int = 150
     """The first of them, in which the tower stays as it starts: it sees well enough to begin with,
     and a step costs a third."""
@@ -49,7 +49,7 @@ class ScoreRecipe:
     """Share of the steps."""
     weight_decay: float = 0.1
     """On matrices and convolutions only."""
-    ema: float = 0.99
+    ema: float = 0.995
     """Decay of the weights' moving average, which is what is kept."""
     drop_path: float = 0.1
     """Probability of skipping a vision branch, rising linearly to this at the last layer."""
@@ -239,7 +239,7 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None])
 
     def forward(self, pixels: Tensor) -> Tensor:
-        normalised: Tensor = (pixels - self.mean) / self.std
+        normalised: Tensor = (pixels - self.mean).div_(self.std)
         return normalised
 
 
