@@ -370,6 +370,11 @@ def score_tokens(config: Mapping[str, Any]) -> ScoreTokens:
     return strategy(config.get("score_tokens", ORDERED_100.name))
 
 
+def writes(config: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint was trained to write critiques; the authors' were, and do not say so."""
+    return bool(config.get("critiques", True))
+
+
 _OURS = ("system_message", "score_question", "critiques", "draft", "score_tokens", "max_tiles")
 """Keys of ``config.json`` that transformers does not know and a converted checkpoint keeps."""
 

@@ -22,7 +22,7 @@ def load(
     directory: Path, device: str, dtype: str, quantize: str, max_pixels: int, compiled: bool = False
 ) -> Critic:
     """Raises UsageError for a model that was trained to score only."""
-    if not checkpoint.read_config(directory).get("critiques", True):
+    if not checkpoint.writes(checkpoint.read_config(directory)):
         raise UsageError(
             f"{directory.name} was trained to score only; critiques need another --model, "
             "e.g. a checkpoint directory in the official format"

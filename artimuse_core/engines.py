@@ -247,7 +247,7 @@ class TorchEngine:
             from . import torch_graph
         except ImportError as error:
             raise MissingExtraError(error.name or "torch", "torch") from error
-        self._runner = torch_graph.GraphRunner(
+        self.runner = torch_graph.GraphRunner(
             directory,
             device=device,
             dtype=dtype,
@@ -255,34 +255,34 @@ class TorchEngine:
             keep_text=False,
             compiled=compiled,
         )
-        log.info("torch on %s in %s", self._runner.device, self._runner.dtype)
+        log.info("torch on %s in %s", self.runner.device, self.runner.dtype)
 
     @classmethod
     def over(cls, runner: GraphRunner) -> TorchEngine:
         """Over weights that a critic holds as well, so that they are there once."""
         engine = cls.__new__(cls)
-        engine._runner = runner
+        engine.runner = runner
         return engine
 
     @property
     def input_size(self) -> int:
         """S, pixels."""
-        return self._runner.graph.input_size
+        return self.runner.graph.input_size
 
     @property
     def tokens(self) -> ScoreTokens:
         """What the columns of the logits stand for."""
-        return self._runner.tokens
+        return self.runner.tokens
 
     @property
     def device(self) -> str:
-        return str(self._runner.device)
+        return str(self.runner.device)
 
     def score_logits(self, pixel_values: Floats) -> Floats:
-        return self._runner.score_logits(pixel_values)
+        return self.runner.score_logits(pixel_values)
 
     def score_and_embed(self, pixel_values: Floats) -> tuple[Floats, Floats]:
-        return self._runner.score_and_embed(pixel_values)
+        return self.runner.score_and_embed(pixel_values)
 
 
 def default_threads() -> int:

@@ -26,8 +26,8 @@ class ArtiMuseCritique(io.ComfyNode):
         return describe(
             node_id="ArtiMuseCritique",
             display_name="ArtiMuse Critique",
-            description="Says why: a text on each chosen attribute. Needs a model that was trained "
-            "to write; nano scores only.",
+            description="Says why: a text on each chosen attribute. nano writes as a draft; wire a "
+            "model that was trained to write for more.",
             search_aliases=["explain", "caption", "review", "feedback"],
             inputs=[
                 io.Image.Input("images", tooltip="A batch, or a list of images of any sizes."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import comfy.model_management as memory
 import folder_paths
 
 from ..artimuse_core.bundle import is_bundle, read
-from ..artimuse_core.engines import DEVICES, Floats
+from ..artimuse_core.engines import DEVICES, TorchEngine
 from ..artimuse_core.errors import MissingExtraError, ModelError, UsageError
 from ..artimuse_core.models import NANO, PUBLISHED, locate
 from ..artimuse_core.scorer import DEFAULT_BATCH_SIZE, Scorer
@@ -55,36 +55,31 @@ class LoadedModel:
         return self.scorer
 
     def critic(self) -> Critic:
-        """A critic over the same weights. Raises UsageError for a model that only scores."""
-        name, engine = self.scorer.name, self.ready().engine
-        if is_bundle(self.directory) and read(self.directory).writer:
-            from ..artimuse_core.critic import Critic
+        """A critic over the same model. Raises UsageError for one that only scores."""
+        engine = self.ready().engine
+        if isinstance(engine, TorchEngine):
+            from ..artimuse_core import checkpoint, critic_torch
 
-            return Critic.load(self.directory, engine.device, max_pixels=self.scorer.max_pixels)
-        if not (isinstance(engine, _SharedEngine) and engine.writes):
-            raise UsageError(
-                f"{name} scores only and writes no critiques; wire an ArtiMuse Loader with a "
-                f"checkpoint that was trained to write: {', '.join(PUBLISHED)}, or a folder in "
-                f"{model_root()}"
-            )
-        from ..artimuse_core import critic_torch
+            if checkpoint.writes(checkpoint.read_config(self.directory)):
+                return critic_torch.over(
+                    engine.runner, self.directory, self.scorer.name, self.scorer.max_pixels
+                )
+        elif is_bundle(self.directory) and read(self.directory).writer:
+            return self._bundle_critic
+        raise UsageError(
+            f"{self.scorer.name} scores only and writes no critiques; wire an ArtiMuse Loader with "
+            f"a checkpoint that was trained to write: {', '.join(PUBLISHED)}, or a folder in "
+            f"{model_root()}"
+        )
 
-        return critic_torch.over(engine.runner, self.directory, name, self.scorer.max_pixels)
+    @cached_property
+    def _bundle_critic(self) -> Critic:
+        """Over graphs of its own, which are read once and not at each run of a node."""
+        from ..artimuse_core.critic import Critic
 
-
-@dataclass(frozen=True)
-class _SharedEngine:
-    """An engine over a graph that a critic uses as well, so that its weights are there once."""
-
-    runner: GraphRunner
-    writes: bool
-
-    @property
-    def device(self) -> str:
-        return str(self.runner.device)
-
-    def score_logits(self, pixel_values: Floats) -> Floats:
-        return self.runner.score_logits(pixel_values)
+        return Critic.load(
+            self.directory, self.scorer.engine.device, max_pixels=self.scorer.max_pixels
+        )
 
 
 def model_root() -> Path:
@@ -161,14 +156,17 @@ def _load(
         memory.free_memory(size, target)
     if device == "auto" and target.type in DEVICES:
         device = str(target)  # ComfyUI may have been told to leave the GPU alone
-    writes = bool(checkpoint.read_config(directory).get("critiques", True))
+    # Kept, the text weights are there once for scores and critiques.
+    keep_text = checkpoint.writes(checkpoint.read_config(directory))
     runner = torch_graph.GraphRunner(
-        directory, device=device, dtype=dtype, quantize=quantize, keep_text=writes
+        directory, device=device, dtype=dtype, quantize=quantize, keep_text=keep_text
     )
+    engine = TorchEngine.over(runner)
     scorer = Scorer(
-        _SharedEngine(runner, writes),
+        engine,
         name=name,
-        input_size=runner.graph.input_size,
+        input_size=engine.input_size,
+        tokens=engine.tokens,
         card=f"checkpoint in {directory}",
     )
     log.info("%s on %s in %s", name, runner.device, runner.dtype)

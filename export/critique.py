@@ -74,7 +74,7 @@ class _Decode(nn.Module):
 
 def require_writes(checkpoint_dir: Path, precision: str) -> None:
     """Raises UsageError where there are no critiques to export."""
-    if not checkpoint.read_config(checkpoint_dir).get("critiques", True):
+    if not checkpoint.writes(checkpoint.read_config(checkpoint_dir)):
         raise UsageError(f"{checkpoint_dir.name} was trained to score only: leave out --critique")
     if precision != "fp32":
         raise UsageError(

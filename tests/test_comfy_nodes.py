@@ -221,6 +221,16 @@ def test_a_broken_bundle_says_which_file(comfy, tmp_path, tiny_bundle) -> None:
         nodes()["ArtiMuseLoader"].execute("broken")
 
 
+def test_a_checkpoint_is_read_by_its_own_score_tokens(comfy, tmp_path, tiny_checkpoint) -> None:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "models" / "artimuse" / "fifty")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"score_tokens": "existing-50"}))
+    loaded = Run("ArtiMuseLoader", model="fifty")["artimuse_model"]
+    pixels = Image.new("RGB", (40, 30), "teal")
+    (ours,), (theirs,) = loaded.ready().score([pixels]), Scorer.load(folder, "cpu").score([pixels])
+    assert ours.score == pytest.approx(theirs.score, abs=1e-3)
+
+
 def test_comfyui_owns_the_memory_of_a_torch_model(comfy, tmp_path, tiny_checkpoint) -> None:
     shutil.copytree(tiny_checkpoint, tmp_path / "models" / "artimuse" / "mine")
     model = Run("ArtiMuseLoader", model="mine")["artimuse_model"]
@@ -625,6 +635,13 @@ def test_a_model_that_cannot_write_says_so_in_one_line(comfy, tiny_bundle) -> No
 def test_nano_writes_as_a_draft_without_torch(comfy) -> None:
     run = Run("ArtiMuseCritique", images=grey(50), **only("technical_execution"))
     assert run["technical_execution_text"][0].startswith(DRAFT)
+
+
+def test_a_bundles_critic_is_made_once(comfy) -> None:
+    from artimuse.comfy_nodes import models
+
+    nano = models.load("nano")
+    assert nano.critic() is nano.critic()
 
 
 def test_a_critique_of_nothing_is_refused(comfy, writer) -> None:
