@@ -28,7 +28,7 @@ from artimuse.training.datasets import agiqa3k
 from artimuse.training.datasets.agiqa3k import Rating
 from artimuse.training.metrics import plcc, srcc, within
 from artimuse.training.score_batches import Pool
-from artimuse.training.score_stage import Normalise, predict
+from artimuse.training.score_stage import Normalise, ScoreTrainer, predict
 
 import machine
 
@@ -122,7 +122,7 @@ def measure(
     row += f"| {speed(graph):.0f} | {agreement(start, held)} |"
     if steps:
         recipe = replace(config.recipe, steps=steps)
-        trainer = nano.nano_trainer(graph, pool, recipe)
+        trainer = ScoreTrainer(graph, pool, recipe)
         trainer.run()
         trainer.finish()
         pixels = nano.squashed([rating.image for rating in held], graph.input_size)

@@ -22,7 +22,7 @@ from artimuse.training.datasets.rendered import render
 from artimuse.training.descriptions import describe, facts
 from artimuse.training.local_features import MAPS, local_features
 from artimuse.training.score_batches import UNKNOWN, BatchRecipe, draw_batch, soft_target
-from artimuse.training.score_stage import ScoreRecipe
+from artimuse.training.score_stage import ScoreRecipe, ScoreTrainer
 from artimuse.training.text_stage import TextRecipe, train_text
 
 SIDE = 64
@@ -164,7 +164,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(rated, tmp_path) -> Non
     )
     graph = nano.build(TINY, cut)
     nano.initialise(graph, pool, 0)
-    trainer = nano.nano_trainer(graph, pool, TINY.recipe)
+    trainer = ScoreTrainer(graph, pool, TINY.recipe)
     for _ in range(2):
         trainer.train_step()
     torch.save(trainer.state_dict(), cut / "training.pt")

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .local_features import luma
+
 SIDE = 192
 """Pixels at which facts are measured: what a model of nano's size can see."""
-_LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +50,18 @@ class Facts:
 def facts(images: Tensor) -> list[Facts]:
     """Measure ``images (B, 3, H, W)`` in 0..1."""
     images = F.interpolate(images, size=(SIDE, SIDE), mode="area")
-    luma = torch.einsum("bchw,c->bhw", images, images.new_tensor(_LUMA))
-    contrast = luma.std((1, 2))
-    across = luma.diff(dim=2)
+    grey = luma(images)
+    contrast = grey.std((1, 2))
+    across = grey.diff(dim=2)
     turning = -(across[..., 1:] * across[..., :-1]).mean((1, 2))
-    places = luma.unfold(1, 16, 16).unfold(2, 16, 16).std((3, 4))  # (B, 12, 12)
+    places = grey.unfold(1, 16, 16).unfold(2, 16, 16).std((3, 4))  # (B, 12, 12)
     columns = torch.linspace(-1, 1, places.shape[2])
     middle, total = places[:, 3:9, 3:9].mean((1, 2)), places.mean((1, 2)) + 1e-4
-    small = F.avg_pool2d(luma[:, None], 8)[:, 0].flatten(1)
-    mirrored = F.avg_pool2d(luma.flip(2)[:, None], 8)[:, 0].flatten(1)
+    small = F.avg_pool2d(grey[:, None], 8)[:, 0].flatten(1)
+    mirrored = F.avg_pool2d(grey.flip(2)[:, None], 8)[:, 0].flatten(1)
     measured = {
-        "luma": luma.mean((1, 2)),
-        "highlights": (luma > 0.95).float().mean((1, 2)),
+        "luma": grey.mean((1, 2)),
+        "highlights": (grey > 0.95).float().mean((1, 2)),
         "contrast": contrast,
         "saturation": (images.amax(1) - images.amin(1)).mean((1, 2)),
         "warmth": (images[:, 0] - images[:, 2]).mean((1, 2)),
@@ -72,7 +73,7 @@ def facts(images: Tensor) -> list[Facts]:
         "subject": middle / total,
     }
     return [
-        Facts(*(float(measured[name][i]) for name in Facts.__slots__)) for i in range(len(luma))
+        Facts(*(float(measured[name][i]) for name in Facts.__slots__)) for i in range(len(grey))
     ]
 
 

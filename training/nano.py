@@ -31,7 +31,7 @@ from .datasets.rendered import render
 from .metrics import agreement
 from .patch_filters import absolute_values, even_out, patch_filters, reference_levels
 from .score_batches import UNKNOWN, Pool
-from .score_stage import Normalise, ScoreRecipe, ScoreTrainer, add_drop_path, predict
+from .score_stage import Normalise, ScoreRecipe, ScoreTrainer, predict
 from .text_stage import TextRecipe, train_text
 from .tokenizer import build_tokenizer, corpus, save_tokenizer
 
@@ -260,13 +260,6 @@ def evaluate(directory: Path, ratings: Sequence[Rating], device: torch.device) -
     return figures
 
 
-def nano_trainer(graph: ScoringGraph, pool: Pool, recipe: ScoreRecipe) -> ScoreTrainer:
-    """The score stage over a graph; the image tokens are what its projector reads."""
-    add_drop_path(graph, recipe.drop_path)
-    width = graph.projector.layer_norm.normalized_shape[0]
-    return ScoreTrainer(graph, graph.projector, width, pool, recipe, graph.vision)
-
-
 def train(
     config: NanoConfig, data: Path, output: Path, device: torch.device, resume: bool = False
 ) -> dict[str, Any]:
@@ -276,7 +269,7 @@ def train(
     pool = load_pool(trained, config.rendered, device)
     graph = build(config, output)
     initialise(graph, pool, config.recipe.seed)
-    trainer = nano_trainer(graph, pool, config.recipe)
+    trainer = ScoreTrainer(graph, pool, config.recipe)
     trainer.run(output / "training.pt", resume=resume)
     trainer.finish()
     written = None

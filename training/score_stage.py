@@ -88,41 +88,28 @@ class AuxiliaryHeads(nn.Module):
 
 
 class ScoreTrainer:
-    """One run of the score stage: model, moving average, optimizer and the step they are at.
+    """One run of the score stage: graph, moving average, optimizer and the step they are at.
 
-    Args:
-        model: (B, 3, S, S) pixel_values → (B, K) fp32 score logits, with an ``input_size``.
-        reader: the part of ``model`` whose input is (B, places, width) image tokens; the auxiliary
-            heads see the same tokens.
-        width: of those tokens.
-        pool: what to learn from; its device is where training runs.
-        tower: the part of ``model`` that stays as it is for ``recipe.readout_steps``.
+    The vision tower stays as it is for ``recipe.readout_steps``; the auxiliary heads see what the
+    projector reads. Training runs on the pool's device.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        reader: nn.Module,
-        width: int,
-        pool: Pool,
-        recipe: ScoreRecipe,
-        tower: nn.Module | None = None,
-    ) -> None:
-        self.recipe, self.pool, self.step, self.tower = recipe, pool, 0, tower
+    def __init__(self, graph: ScoringGraph, pool: Pool, recipe: ScoreRecipe) -> None:
+        self.recipe, self.pool, self.step = recipe, pool, 0
         self.device = pool.images.device
-        self.model: Any = model.to(self.device)
+        self.graph = graph.to(self.device)
+        add_drop_path(graph, recipe.drop_path)
         torch.manual_seed(recipe.seed)
+        width = graph.projector.layer_norm.normalized_shape[0]
         self.heads = AuxiliaryHeads(width, int(pool.source.max()) + 1).to(self.device)
         self.values = torch.tensor(ORDERED_100.values, device=self.device)
         self.normalise = Normalise().to(self.device)
         self._tokens: list[Tensor] = []
-        reader.register_forward_pre_hook(lambda _, inputs: self._tokens.append(inputs[0]))
-        self.weights = [p for p in self.model.parameters() if p.requires_grad]
-        # Running statistics of normalisation layers are averaged like weights.
-        self.averaged = self.weights + [b for b in model.buffers() if b.is_floating_point()]
-        self.average = [tensor.detach().clone() for tensor in self.averaged]
+        graph.projector.register_forward_pre_hook(lambda _, inputs: self._tokens.append(inputs[0]))
+        self.weights = [p for p in graph.parameters() if p.requires_grad]
+        self.average = [weight.detach().clone() for weight in self.weights]
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, self.heads, tower, recipe),
+            parameter_groups(graph, self.heads, recipe),
             betas=(0.9, 0.98),
             fused=self.device.type == "cuda",
         )
@@ -154,15 +141,14 @@ class ScoreTrainer:
             group["lr"] = learning_rate(self.step, recipe) * group["rate"]
             if group["tower"]:
                 group["lr"] *= thawed
-        if self.tower is not None:
-            self.tower.requires_grad_(self.step >= recipe.readout_steps)
-        self.model.train()
+        self.graph.vision.requires_grad_(self.step >= recipe.readout_steps)
+        self.graph.train()
         with torch.no_grad():
-            batch = draw_batch(self.pool, recipe.batch, self.model.input_size, self.values)
+            batch = draw_batch(self.pool, recipe.batch, self.graph.input_size, self.values)
             pixel_values = self.normalise(batch.pixels)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
             self._tokens.clear()
-            logits = self.model(pixel_values)
+            logits = self.graph(pixel_values)
             tokens = self._tokens.pop()
         losses = score_losses(logits, batch, self.values)
         sources, kinds, maps = self.heads(tokens)
@@ -179,20 +165,20 @@ class ScoreTrainer:
         self.optimizer.step()
         self.step += 1
         decay = min(recipe.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.average, [t.detach() for t in self.averaged], 1 - decay)
+        torch._foreach_lerp_(self.average, [w.detach() for w in self.weights], 1 - decay)
         return {name: value.detach() for name, value in losses.items()} | {"total": total.detach()}
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Put the moving average into the model and leave it in eval mode."""
-        for tensor, average in zip(self.averaged, self.average, strict=True):
-            tensor.copy_(average)
-        self.model.eval()
+        """Put the moving average into the graph and leave it in eval mode."""
+        for weight, average in zip(self.weights, self.average, strict=True):
+            weight.copy_(average)
+        self.graph.eval()
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "step": self.step,
-            "weights": self.averaged,
+            "weights": self.weights,
             "average": self.average,
             "heads": self.heads.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -201,7 +187,7 @@ class ScoreTrainer:
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
-        for mine, saved in ((self.averaged, state["weights"]), (self.average, state["average"])):
+        for mine, saved in ((self.weights, state["weights"]), (self.average, state["average"])):
             for tensor, value in zip(mine, saved, strict=True):
                 tensor.copy_(value)
         self.heads.load_state_dict(state["heads"])
@@ -209,16 +195,16 @@ class ScoreTrainer:
 
 
 def parameter_groups(
-    model: nn.Module, heads: nn.Module, tower: nn.Module | None, recipe: ScoreRecipe
+    graph: ScoringGraph, heads: nn.Module, recipe: ScoreRecipe
 ) -> list[dict[str, Any]]:
     """Groups for the optimizer: each has its ``rate``, a factor on the learning rate.
 
     A step of Adam moves every weight alike, so what it does to an answer grows with the number of
     inputs: filters of thousands of pixels learn slower in proportion (Yang et al. 2021).
     """
-    inside = {id(p) for p in tower.parameters()} if tower is not None else set()
+    inside = {id(p) for p in graph.vision.parameters()}
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
-    for p in [*model.parameters(), *heads.parameters()]:
+    for p in [*graph.parameters(), *heads.parameters()]:
         matrix = p.ndim > 1 and min(p.shape[:2]) > 1
         slower = len(p) / p[0].numel() if p.ndim == 4 else 1.0
         rate = min(1.0, slower) * (recipe.tower_rate if id(p) in inside else 1.0)

@@ -1,8 +1,9 @@
 """nano's text stage (paper Sec. 4.3): short critiques learnt from descriptions of the pixels.
 
 The tower and the projector stay as the score stage left them, so image tokens are computed once and
-a step costs little. The language model learns to write, and its answers to the score question are
-held where they were by the divergence from what they were.
+a step costs little; that is why this is not the text stage of ``stages.py``. The language model
+learns to write, and its answers to the score question are held where they were by the divergence
+from what they were.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from ..artimuse_core.prompts import IM_END, attribute_question, chat_prompt
 from ..artimuse_core.score_tokens import ORDERED_100
 from . import augment
 from .descriptions import describe, facts
+from .losses import IGNORED
 from .score_batches import Pool
 from .score_stage import Normalise
 
 _log = logging.getLogger(__name__)
-_IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def _text_loss(
     texts = [question + answer for question, answer in zip(questions, answers, strict=True)]
     length = max(map(len, texts))
     ids = torch.tensor([text + [0] * (length - len(text)) for text in texts], device=image.device)
-    labels = torch.full_like(ids, _IGNORED)
+    labels = torch.full_like(ids, IGNORED)
     for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
         labels[row, len(question) : len(question) + len(answer)] = torch.tensor(answer)
     embed = graph.decoder.embed_tokens
@@ -150,5 +151,5 @@ def _text_loss(
         inputs_embeds=torch.cat([before, image, embed(ids)], dim=1), use_cache=False
     ).last_hidden_state
     predicting = hidden[:, before.shape[1] + image.shape[1] - 1 : -1]  # of each token of ``ids``
-    wanted = labels != _IGNORED
+    wanted = labels != IGNORED
     return F.cross_entropy(graph.lm_head(predicting[wanted]).float(), labels[wanted])
