@@ -220,15 +220,16 @@ def serve(
     """
     with needs("serve"):
         from .artimuse_core import server
+        from .artimuse_core.gatekeeper import MIB, Limits
     from .artimuse_core.reward import Reward
     from .artimuse_core.reward_scales import parse_scale
 
     server.check_address(host, token)
     if engine != "ray" and replicas != 1:
         raise UsageError("--replicas needs --engine ray")
-    limits = server.Limits(
-        max_body_bytes=int(max_body_mb * server.MIB),
-        max_bytes_in_flight=max(server.Limits.max_bytes_in_flight, int(max_body_mb * server.MIB)),
+    limits = Limits(
+        max_body_bytes=int(max_body_mb * MIB),
+        max_bytes_in_flight=max(Limits.max_bytes_in_flight, int(max_body_mb * MIB)),
         max_images=max_images,
         max_queue=max_queue,
         max_batch=max_batch,

@@ -18,9 +18,10 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 
+from .gatekeeper import Limits
 from .reward import Reward
 from .scorer import Scorer
-from .server import Limits, create_app
+from .server import create_app
 
 log = logging.getLogger(__name__)
 

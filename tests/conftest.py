@@ -115,3 +115,17 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     directory = tmp_path_factory.mktemp("tiny") / "bundle"
     export_onnx(tiny_checkpoint, directory, name="tiny")
     return directory
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's chromium, without a screen."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip("no chromium here")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections import Counter
 
 import pytest
@@ -222,19 +221,6 @@ def test_the_page_needs_nothing_and_names_nobody(page) -> None:
     again = run("questionnaire", *options(page.parent), "--questions", 4, "--output", page)
     assert again.exit_code == 2
     assert "exists already" in again.stderr
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip("no chromium here")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def test_a_participant_answers_reloads_and_saves_and_the_tally_knows_whose_text_it_was(

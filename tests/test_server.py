@@ -13,6 +13,7 @@ import pytest
 
 from artimuse.artimuse_core import server
 from artimuse.artimuse_core.errors import UsageError
+from artimuse.artimuse_core.gatekeeper import Limits
 from artimuse.artimuse_core.reward import Reward
 
 from .fakes import BrightnessEngine, brightness_scorer
@@ -167,8 +168,8 @@ def test_malformed_requests_get_one_line(url, path, body, status, reason) -> Non
         assert "\n" not in response.json()["error"]
 
 
-def small_limits(**changes) -> server.Limits:
-    return server.Limits(**{"max_body_bytes": 100_000, "max_images": 3, **changes})
+def small_limits(**changes) -> Limits:
+    return Limits(**{"max_body_bytes": 100_000, "max_images": 3, **changes})
 
 
 def test_limits_on_bytes_images_and_pixels() -> None:
@@ -395,7 +396,7 @@ def test_a_taken_port_is_said_in_one_line() -> None:
 
 def test_limits_that_make_no_sense_are_refused() -> None:
     with pytest.raises(UsageError, match="max_images"):
-        server.Limits(max_images=0)
+        Limits(max_images=0)
 
 
 def test_metrics_count_requests_by_path_and_status(url) -> None:

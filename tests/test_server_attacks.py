@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from artimuse.artimuse_core import safe_pickle, server
+from artimuse.artimuse_core.gatekeeper import Limits
 from artimuse.artimuse_core.reward import Reward
 
 from .fakes import brightness_scorer
@@ -120,7 +121,7 @@ def test_random_bytes_and_mutations_never_escape_the_one_error() -> None:
 
 @pytest.fixture(scope="module")
 def url():
-    limits = server.Limits(max_body_bytes=2_000_000)
+    limits = Limits(max_body_bytes=2_000_000)
     scorer = brightness_scorer()
     scorer.max_pixels = 16_000_000
     with serving(Reward(scorer, output="numpy"), limits=limits, allow_pickle=True) as address:
