@@ -93,17 +93,21 @@ class Critic:
         system: str,
         score_question: str,
         name: str,
+        card: str = "",
         tokens: ScoreTokens = ORDERED_100,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         engine: Callable[[], Engine] | None = None,
         draft: bool = False,
     ) -> None:
-        """``engine`` makes what :meth:`scorer` scores with; ``draft`` marks every text."""
+        """``engine`` makes what :meth:`scorer` scores with; ``card`` is one line on the model;
+        ``draft`` marks every text.
+        """
         self._mark = DRAFT if draft else ""
         self.writer = writer
         self._engine = engine
         self.tokens = tokens
         self.name = name
+        self.card = card
         self._tokenizer = tokenizer
         self._system = system
         self._score_question = score_question
@@ -149,7 +153,7 @@ class Critic:
             raise MissingExtraError(error.name or "torch", "torch") from error
         return critic_torch.load(directory, device, dtype, quantize, max_pixels, compiled)
 
-    def scorer(self, *, card: str = "", deterministic: bool = False) -> Scorer:
+    def scorer(self, *, deterministic: bool = False) -> Scorer:
         """A scorer over the same weights."""
         if self._engine is None:
             raise ValueError("made without an engine to score with")
@@ -158,7 +162,7 @@ class Critic:
             name=self.name,
             input_size=self.writer.input_size,
             tokens=self.tokens,
-            card=card,
+            card=self.card,
             max_pixels=self.max_pixels,
             deterministic=deterministic,
         )

@@ -35,6 +35,7 @@ def load(directory: Path, manifest: bundle.Manifest, device: str, max_pixels: in
         system=files.system_message,
         score_question=files.score_question,
         name=manifest.name,
+        card=manifest.card,
         tokens=manifest.tokens(),
         max_pixels=max_pixels,
         engine=lambda: OnnxEngine(directory, manifest, device=device),

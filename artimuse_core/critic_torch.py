@@ -14,6 +14,7 @@ from .critic import Critic, Floats, Ids
 from .decoder import KeyValue, join, run_blocks
 from .engines import TorchEngine
 from .errors import UsageError
+from .models import name_of
 from .prompts import IM_END, system_message
 from .torch_graph import GraphRunner
 
@@ -24,13 +25,13 @@ def load(
     """Raises UsageError for a model that was trained to score only."""
     if not checkpoint.writes(checkpoint.read_config(directory)):
         raise UsageError(
-            f"{directory.name} was trained to score only; critiques need another --model, "
+            f"{name_of(directory)} was trained to score only; critiques need another --model, "
             "e.g. a checkpoint directory in the official format"
         )
     runner = GraphRunner(
         directory, device=device, dtype=dtype, quantize=quantize, compiled=compiled
     )
-    return over(runner, directory, directory.resolve().name, max_pixels)
+    return over(runner, directory, name_of(directory), max_pixels)
 
 
 def over(runner: GraphRunner, directory: Path, name: str, max_pixels: int) -> Critic:
@@ -42,6 +43,7 @@ def over(runner: GraphRunner, directory: Path, name: str, max_pixels: int) -> Cr
         system=system_message(config),
         score_question=checkpoint.score_question(config),
         name=name,
+        card=f"checkpoint in {directory}",
         tokens=runner.tokens,
         max_pixels=max_pixels,
         engine=lambda: TorchEngine.over(runner),

@@ -22,9 +22,9 @@ from .decoder import KeyValue, Rope, run_blocks
 from .errors import ImageInputError, ModelError, UsageError
 from .images import load_image
 from .model import ScoringGraph
+from .models import NANO, locate, name_of
 from .preprocess import IMAGENET_MEAN, IMAGENET_STD
 from .score_tokens import ORDERED_100, ScoreTokens
-from .scorer import NANO, locate
 from .torch_graph import build_graph, pick_device, pick_dtype
 
 LossFunction = Callable[..., tuple[Tensor, Tensor]]
@@ -95,7 +95,7 @@ class DifferentiableReward(nn.Module):
         place = pick_device(device)
         graph, _ = build_graph(directory, pick_dtype(dtype, place))
         options.setdefault("tokens", score_tokens(read_config(directory)))
-        options.setdefault("name", str(model) if str(model) == NANO else directory.resolve().name)
+        options.setdefault("name", name_of(directory))
         return cls(graph.to(place), **options).to(place)
 
     @property

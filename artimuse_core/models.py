@@ -50,6 +50,19 @@ def locate(model: str | Path) -> Path:
     return _download(repository)
 
 
+def name_of(directory: Path) -> str:
+    """What the model in ``directory`` is called: our name or hub id of a download, else the folder.
+
+    The hub's cache calls a download by its commit: ``models--OWNER--NAME/snapshots/COMMIT``.
+    """
+    directory = directory.resolve()
+    snapshots, repository = directory.parent, directory.parent.parent.name
+    if snapshots.name != "snapshots" or not repository.startswith("models--"):
+        return directory.name
+    hub_id = repository.removeprefix("models--").replace("--", "/", 1)
+    return next((name for name, known in PUBLISHED.items() if known == hub_id), hub_id)
+
+
 def _download(repository: str) -> Path:
     try:
         import huggingface_hub

@@ -27,6 +27,7 @@ from .engines import (
 from .errors import ImageError, ModelError, OutOfMemoryError, UsageError
 from .models import NANO as NANO
 from .models import locate as locate
+from .models import name_of
 from .preprocess import preprocess
 from .results import ScoreResult
 from .score_tokens import ORDERED_100, ScoreTokens
@@ -138,7 +139,7 @@ class Scorer:
         )
         return cls(
             engine,
-            name=manifest.name if manifest else directory.resolve().name,
+            name=manifest.name if manifest else name_of(directory),
             input_size=engine.input_size,
             tokens=engine.tokens,
             card=manifest.card if manifest else f"checkpoint in {directory}",

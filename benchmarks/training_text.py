@@ -21,13 +21,13 @@ from artimuse.training.datasets.described import write
 from artimuse.training.stages import Data, run_stage
 
 import machine
-from training_strategies import ALIKE, SHAPE, random_base, small_copy
+from training_strategies import ALIKE, base_model, small_copy
 
 DESCRIBED = 3000
 """Pictures of the text stage."""
 TEXT = {
-    "llm": "full", "epochs": 1, "batch_size": 32, "device_batch_size": 32, "learning_rate": 1e-3,
-    "workers": 0, "tracker": "none", "save_every": 100, "log_every": 20,
+    "llm": "full", "train_vision": False, "epochs": 1, "batch_size": 32, "device_batch_size": 32,
+    "learning_rate": 1e-3, "workers": 0, "tracker": "none", "save_every": 100, "log_every": 20,
 }  # fmt: skip
 ROWS = {
     "LoRA (the paper's)": {"llm": "lora"},
@@ -37,16 +37,16 @@ ROWS = {
 
 
 def pretrained_base(output: Path) -> Path:
-    """A random model after the text stage, in full, on pictures that code drew and described."""
-    if not (output / "random" / "config.json").is_file():
-        random_base(output / "random")
+    """The base after the text stage, in full, on pictures that code drew and described."""
+    if not (output / "start" / "config.json").is_file():
+        base_model(output / "start")
     described = output / "described" / "described.jsonl"
     if not described.is_file():
         write(described.parent, range(DESCRIBED))
     texts = Data([str(described)])
     config = stage_config("text", None, TEXT)
-    run_stage(output / "random", texts, output / "base", config, device="cpu", resume=True)
-    return output / "base"
+    run_stage(output / "start", texts, output / "described_base", config, device="cpu", resume=True)
+    return output / "described_base"
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     base = pretrained_base(options.output)
-    ratings = small_copy(options.data, options.output / f"ratings{SHAPE.input_size}")
+    ratings = small_copy(options.data, options.output / "ratings")
     unseen = options.output / "unseen" / "described.jsonl"
     if not unseen.is_file():
         write(unseen.parent, range(DESCRIBED, DESCRIBED + 110), validation_share=100 / 110)

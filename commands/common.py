@@ -118,8 +118,7 @@ class Model:
     def load_critic(self) -> tuple[Scorer, Critic]:
         """The same, once for scores and texts; said on stderr."""
         critic = self.critic()
-        card = f"{self.model}, which writes as well"
-        return _said(critic.scorer(card=card, deterministic=self.deterministic)), critic
+        return _said(critic.scorer(deterministic=self.deterministic)), critic
 
 
 def _said(scorer: Scorer) -> Scorer:

@@ -20,6 +20,7 @@ import torch
 from ..artimuse_core import bundle, checkpoint
 from ..artimuse_core.errors import ModelError, UsageError
 from ..artimuse_core.model import ScoringGraph
+from ..artimuse_core.models import name_of
 from ..artimuse_core.outputs import new_directory
 from ..artimuse_core.torch_graph import build_graph, pick_device
 from . import optimum_tools, verify
@@ -98,7 +99,7 @@ def export_onnx(
     if not tokens.single_token:
         raise ModelError(f"{checkpoint_dir} answers in words ({tokens.name}); a graph has one pass")
     with new_directory(output) as work:
-        facts = _facts(checkpoint_dir, name or checkpoint_dir.resolve().name, card)
+        facts = _facts(checkpoint_dir, name or name_of(checkpoint_dir), card)
         graph, prompt = build_graph(checkpoint_dir, device=pick_device(recipe.device))
         graph.freeze(keep_text=recipe.critique)
         pixels = np.concatenate(

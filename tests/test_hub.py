@@ -24,9 +24,9 @@ def test_an_unknown_model_lists_what_is_known(name) -> None:
 
 
 def test_without_network_the_way_out_is_named(tmp_path, monkeypatch) -> None:
-    import huggingface_hub
+    from huggingface_hub import constants
 
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match=r"cannot download Thunderbolt215215/ArtiMuse .*directory"):
         locate("artimuse")
 
@@ -125,7 +125,9 @@ def test_a_hub_model_is_downloaded_once_without_its_code(hub, tmp_path, pictures
     assert "downloading owner/tiny: 0.0 GB" in first.stderr
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(served)
     assert not {"modeling.py", "pytorch_model.bin"} & set(served)
-    (result,) = Scorer.load(directory, "cpu", backend="torch").score(pictures[:1])
+    scorer = Scorer.load(directory, "cpu", backend="torch")
+    assert scorer.name == "owner/tiny"
+    (result,) = scorer.score(pictures[:1])
     assert np.isfinite(result.score)
     served.clear()
     again = run_locate("owner/tiny", endpoint, tmp_path / "hf", offline=True)

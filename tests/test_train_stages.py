@@ -74,7 +74,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         input_size=32, patch_size=8, vision_width=32, vision_layers=1, vision_heads=2,
         vision_mlp=48, llm_width=32, llm_layers=1, llm_heads=2, llm_mlp=48,
     )  # fmt: skip
-    return training_strategies.random_base(tmp_path_factory.mktemp("base") / "base", shape=shape)
+    return training_strategies.base_model(tmp_path_factory.mktemp("base") / "base", shape=shape)
 
 
 def validation(ratings: Path) -> tuple[list[Path], list[float]]:

@@ -25,6 +25,7 @@ from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.prompts import IMG_CONTEXT
 from ..artimuse_core.score_tokens import ORDERED_100
 from ..artimuse_core.torch_graph import build_graph, pick_device
+from .augment import resize
 from .datasets import agiqa3k
 from .datasets.agiqa3k import Rating
 from .datasets.rendered import render
@@ -145,28 +146,34 @@ def build(config: NanoConfig, directory: Path) -> ScoringGraph:
 
 @torch.no_grad()
 def initialise(graph: ScoringGraph, pool: Pool, seed: int) -> None:
-    """Start values that suit a small model: filters and their energies, positions, layer scale."""
+    """Start values that suit a small model: a tower that sees, and ordered score tokens."""
     generator = torch.Generator().manual_seed(seed)
-    embeddings = graph.vision.embeddings
-    weight = embeddings.patch_embeddings.projection.weight  # (width, 3, p, p)
-    patch, size = weight.shape[-1], graph.input_size
     rows = torch.randperm(len(pool.images), generator=generator)[:64]
-    pictures = torch.nn.functional.interpolate(
-        pool.images[rows.to(pool.images.device)].cpu().float() / 255,
-        size=(size, size), mode="bicubic", antialias=True,
-    )  # fmt: skip
+    pictures = pool.images[rows.to(pool.images.device)].cpu().float() / 255
+    start_tower(graph.vision, resize(pictures, graph.input_size), generator)
+    graph.lm_head.weight[graph.score_ids] += _ordered_rows(
+        len(graph.score_ids), graph.lm_head.in_features, generator
+    )
+
+
+@torch.no_grad()
+def start_tower(vision: Any, pictures: Tensor, generator: torch.Generator) -> None:
+    """Filters and their energies, positions and layer scale of a vision tower.
+
+    ``pictures``: (n, 3, S, S) in 0..1 of the kind it will see, S being its input size.
+    """
+    embeddings, size = vision.embeddings, pictures.shape[-1]
+    weight = embeddings.patch_embeddings.projection.weight  # (width, 3, p, p)
+    patch = weight.shape[-1]
     patches = Normalise()(pictures).unfold(2, patch, patch).unfold(3, patch, patch)
     patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)  # (n, 3, p, p)
     weight.copy_(even_out(patch_filters(len(weight), patch, generator), patches))
     embeddings.position_embeddings[0, 1:] = _wave_positions(size // patch, weight.shape[0])
     embeddings.position_embeddings[0, 1:] += reference_levels(len(weight))
-    absolute_values(graph.vision.encoder.layer[0].mlp)
-    for layer in graph.vision.encoder.layer:
+    absolute_values(vision.encoder.layer[0].mlp)
+    for layer in vision.encoder.layer:
         layer.lambda_1.fill_(0.5)
         layer.lambda_2.fill_(0.5)
-    graph.lm_head.weight[graph.score_ids] += _ordered_rows(
-        len(graph.score_ids), graph.lm_head.in_features, generator
-    )
 
 
 def _ordered_rows(count: int, width: int, generator: torch.Generator) -> Tensor:
