@@ -44,11 +44,12 @@ bench: $(DEV)/.installed  ## The figures in README and docs; AGIQA=… is the fo
 	$(DEV)/bin/python benchmarks/decoders.py --images $(AGIQA)
 
 # glibc returns each batch's memory and fetches it again, page by page; kept, a step takes a quarter less.
-nano: $(DEV)/.installed  ## Train the embedded model from nothing, about two hours on 2 cores; resumes.
+nano: $(DEV)/.installed  ## Train the embedded model from nothing, an hour or two on 2 cores; resumes.
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 \
 	$(DEV)/bin/python -m artimuse.training.nano --data $(AGIQA) --output build/nano --resume
 	$(DEV)/bin/artimuse export onnx --model build/nano --output build/nano-onnx --name nano --critique
-	cp build/nano/*.json build/nano/model.safetensors build/nano-onnx/* artimuse_core/nano/
+	cp build/nano/*.json build/nano/model.safetensors artimuse_core/nano/
+	cp build/nano-onnx/* artimuse_core/nano/  # its tokenizer.json is the one with a hash
 
 $(BASE)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(BASE)

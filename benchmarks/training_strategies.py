@@ -42,7 +42,7 @@ import machine
 
 SHAPE = NanoShape()
 ALIKE: dict[str, Any] = {
-    "llm": "full", "train_vision": False, "epochs": 6, "batch_size": 32, "device_batch_size": 32,
+    "llm": "full", "train_vision": False, "epochs": 4, "batch_size": 32, "device_batch_size": 32,
     "learning_rate": 1e-3, "log_every": 20, "workers": 0, "tracker": "none", "save_every": 200,
     "score_question": SHAPE.score_question,
 }  # fmt: skip
