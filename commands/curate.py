@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -153,6 +153,7 @@ def curate(
         raise UsageError(f"--diverse: {loaded.name} gives no embedding; export it again")
     memory = Memory(store, loaded.fingerprint, wanted)
     scored, complete = _score(loaded, sources, watcher, memory)
+    loaded.leave()
     if attributes:
         scored, failures = _attribute_scores(loaded, scored, memory)
     else:
@@ -229,6 +230,8 @@ class _Loaded:
     """Where the model is in this process."""
     critic: Critic | None = None
     """Where texts or attribute scores are asked for."""
+    leave: Callable[[], None] = lambda: None
+    """To call when everything is scored; results are printed after it."""
 
     @property
     def name(self) -> str:
@@ -260,7 +263,7 @@ def _loaded(use: Model, store: Store, critique: bool, attributes: Sequence[str])
 
 
 def _on_cluster(use: Model, address: str | None, actors: int) -> _Loaded:
-    """The model on a Ray cluster; this process leaves it when the command ends."""
+    """The model on a Ray cluster."""
     with needs("ray"):
         from ..curation.ray_engine import RayEngine, Recipe
     recipe = Recipe(
@@ -268,10 +271,10 @@ def _on_cluster(use: Model, address: str | None, actors: int) -> _Loaded:
         use.deterministic, use.compile,
     )  # fmt: skip
     engine = RayEngine(recipe, address=address, actors=actors)
-    click.get_current_context().call_on_close(engine.close)
+    click.get_current_context().call_on_close(engine.close)  # wherever it ends
     told = engine.described
     click.echo(f"model {told.name} on {told.device}, {actors} Ray actors: {told.card}", err=True)
-    return _Loaded(engine, told.fingerprint, told.embeds)
+    return _Loaded(engine, told.fingerprint, told.embeds, leave=engine.close)
 
 
 def _store(*, remember: bool) -> Store:

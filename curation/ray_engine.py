@@ -7,10 +7,12 @@ actors and this process keep up with.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
 import pickle
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +85,11 @@ class _Actor:
 
 
 class RayEngine:
-    """Reads and scores on the actors of a cluster; see :class:`.pipeline.Engine`."""
+    """Reads and scores on the actors of a cluster; see :class:`.pipeline.Engine`.
+
+    Until :meth:`close`, what this process prints goes to stderr: Ray says on stdout that
+    actors died, in the midst of results.
+    """
 
     def __init__(self, recipe: Recipe, *, address: str | None = None, actors: int = 1) -> None:
         """Join the cluster at ``address`` (``RAY_ADDRESS``), or start one on this machine.
@@ -91,11 +97,20 @@ class RayEngine:
         Loads the model once, on the cluster, to know its name. Raises UsageError, ModelError.
         """
         self._recipe, self._actors = recipe, actors
+        self._redirected = contextlib.ExitStack()
+        self._redirected.enter_context(contextlib.redirect_stdout(sys.stderr))
+        try:
+            self.described = self._join(address)
+        except BaseException:
+            self.close()
+            raise
+
+    def _join(self, address: str | None) -> Described:
         if not ray.is_initialized():
             where = address or os.environ.get("RAY_ADDRESS", "local")
             own: dict[str, Any] = {}
             if where == "local":  # room for all actors, and nothing that a run has no use for
-                own = {"num_cpus": max(actors, default_threads()), "include_dashboard": False}
+                own = {"num_cpus": max(self._actors, default_threads()), "include_dashboard": False}
             try:
                 ray.init(where, log_to_driver=False, logging_level=logging.ERROR, **own)
             except Exception as error:  # a node that does not start raises no better
@@ -103,13 +118,14 @@ class RayEngine:
                 raise UsageError(f"cannot join a Ray cluster at {where}: {reason}") from error
         task = ray.remote(_describe).options(**self._resources())
         try:
-            self.described: Described = ray.get(task.remote(recipe))
+            described: Described = ray.get(task.remote(self._recipe))
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, (UsageError, ModelError)):
                 raise cause from error
             reason = one_line(cause)
             raise ModelError(f"the cluster cannot load the model: {reason}") from error
+        return described
 
     @property
     def name(self) -> str:
@@ -151,6 +167,7 @@ class RayEngine:
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
         ray.shutdown()
+        self._redirected.close()
 
 
 def _describe(recipe: Recipe) -> Described:

@@ -145,13 +145,19 @@ def test_a_killed_run_goes_on_where_it_was_on_either_engine(many, tmp_path, monk
     assert wait_until(lambda: remembered() >= 64, run), run.communicate()[1]
     run.kill()
     run.communicate()
-    before, known = batches(log).total(), remembered()
+    actors, known = set(batches(log)), remembered()  # it may take them seconds to notice
     assert 64 <= known < IMAGES
     run = start(many, log)
     stdout, stderr = run.communicate(timeout=300)
     assert run.returncode == 1, stderr
-    assert batches(log).total() - before == IMAGES - known
-    assert rows(stdout) == locally(many, monkeypatch)
+    assert sum(n for pid, n in batches(log).items() if pid not in actors) == IMAGES - known
+    ours, theirs = rows(stdout), locally(many, monkeypatch)
+    # Cut elsewhere into batches, the last bits of a sum differ.
+    for figure in ("score", "std"):
+        assert [row.pop(figure) for row in ours] == pytest.approx(
+            [row.pop(figure) for row in theirs], abs=1e-4
+        )
+    assert ours == theirs
 
 
 def test_what_an_actor_sends_back_makes_the_records_of_the_local_engine(folder) -> None:
