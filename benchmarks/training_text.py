@@ -21,7 +21,7 @@ from artimuse.training.datasets.described import write
 from artimuse.training.stages import Data, run_stage
 
 import machine
-from training_strategies import ALIKE, base_model, small_copy
+from training_strategies import ALIKE, small_copy, start
 
 DESCRIBED = 3000
 """Pictures of the text stage."""
@@ -38,14 +38,12 @@ ROWS = {
 
 def pretrained_base(output: Path) -> Path:
     """The base after the text stage, in full, on pictures that code drew and described."""
-    if not (output / "start" / "config.json").is_file():
-        base_model(output / "start")
     described = output / "described" / "described.jsonl"
     if not described.is_file():
         write(described.parent, range(DESCRIBED))
     texts = Data([str(described)])
     config = stage_config("text", None, TEXT)
-    run_stage(output / "start", texts, output / "described_base", config, device="cpu", resume=True)
+    run_stage(start(output), texts, output / "described_base", config, device="cpu", resume=True)
     return output / "described_base"
 
 
