@@ -2,10 +2,10 @@
 
     python benchmarks/training_text.py --data data/agiqa3k --output build/strategies
 
-Model and recipe are those of benchmarks/training_strategies.py, whose OUTPUT it shares. Text stage:
-the random model learns critiques of pictures that code drew and described. Score stage, three
-times: AGIQA-3K, while the loss of critiques of 100 unseen pictures is watched. With the language
-model frozen, it shows what the vision tower alone does to the texts.
+Base and recipe are those of benchmarks/training_strategies.py, whose OUTPUT it shares. Text stage:
+the random language model learns critiques of pictures that code drew and described. Score stage,
+once a row: AGIQA-3K, while the loss of critiques of 100 unseen pictures is watched. The tower is
+frozen in all; with the language model frozen, it shows what the projector alone does to texts.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 from artimuse.training.arguments import stage_config
 from artimuse.training.datasets.described import write
@@ -29,11 +30,16 @@ TEXT = {
     "llm": "full", "train_vision": False, "epochs": 1, "batch_size": 32, "device_batch_size": 32,
     "learning_rate": 1e-3, "workers": 0, "tracker": "none", "save_every": 100, "log_every": 20,
 }  # fmt: skip
-ROWS = {
-    "LoRA (the paper's)": {"llm": "lora"},
-    "full fine-tune, (d)": {"llm": "full"},
-    "language model frozen": {"llm": "frozen"},
+LORA = {"llm": "lora", "lora_rank": 16}
+FULL = {"llm": "full"}
+ROWS: dict[str, dict[str, Any]] = {
+    "LoRA (the paper's), 1e-3": LORA,
+    "LoRA (the paper's), 1e-4": LORA | {"learning_rate": 1e-4},
+    "full fine-tune, (d), 1e-3": FULL,
+    "full fine-tune, (d), 1e-4": FULL | {"learning_rate": 1e-4},
+    "frozen, 1e-3": {"llm": "frozen"},
 }
+"""The language model in the score stage, and the learning rate."""
 
 
 def pretrained_base(output: Path) -> Path:
@@ -62,7 +68,7 @@ def main() -> None:
     results = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     for name, changed in ROWS.items():
         if name not in results:
-            run = options.output / f"texts_{changed['llm']}"
+            run = options.output / f"texts_{len(results)}"
             data = Data([str(ratings)], texts=[str(unseen)])
             run_stage(base, data, run, stage_config("score", None, ALIKE | changed), device="cpu",
                       resume=True)  # fmt: skip
