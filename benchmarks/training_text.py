@@ -2,10 +2,12 @@
 
     python benchmarks/training_text.py --data data/agiqa3k --output build/strategies
 
-Base and recipe are those of benchmarks/training_strategies.py, whose OUTPUT it shares. Text stage:
-the random language model learns critiques of pictures that code drew and described. Score stage,
-once a row: AGIQA-3K, while the loss of critiques of 100 unseen pictures is watched. The tower is
-frozen in all; with the language model frozen, it shows what the projector alone does to texts.
+Base and recipe are those of benchmarks/training_strategies.py, whose OUTPUT it shares. First the
+random language model learns critiques of pictures that code drew and described and, as InternVL's
+can before any of this, to answer the score question with a number, here with ratings dealt out at
+random. Then the score stage, once a row, on AGIQA-3K's true ratings, while the loss of critiques of
+100 unseen pictures is watched. The tower is frozen throughout; with the language model frozen too,
+a row shows what the projector alone does to texts.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from artimuse.training.arguments import stage_config
 from artimuse.training.datasets.described import write
 from artimuse.training.stages import Data, run_stage
@@ -26,31 +30,30 @@ from training_strategies import ALIKE, small_copy, start
 
 DESCRIBED = 3000
 """Pictures of the text stage."""
-TEXT = {
-    "llm": "full", "train_vision": False, "epochs": 1, "batch_size": 32, "device_batch_size": 32,
-    "learning_rate": 1e-3, "workers": 0, "tracker": "none", "save_every": 100, "log_every": 20,
-}  # fmt: skip
-LORA = {"llm": "lora", "lora_rank": 16}
-FULL = {"llm": "full"}
 ROWS: dict[str, dict[str, Any]] = {
-    "LoRA (the paper's), 1e-3": LORA,
-    "LoRA (the paper's), 1e-4": LORA | {"learning_rate": 1e-4},
-    "full fine-tune, (d), 1e-3": FULL,
-    "full fine-tune, (d), 1e-4": FULL | {"learning_rate": 1e-4},
+    "LoRA (the paper's), 1e-3": {"llm": "lora", "lora_rank": 16},
+    "full fine-tune, (d), 1e-3": {"llm": "full"},
     "frozen, 1e-3": {"llm": "frozen"},
+    "LoRA (the paper's), 3e-4": {"llm": "lora", "lora_rank": 16, "learning_rate": 3e-4},
+    "full fine-tune, (d), 3e-4": {"llm": "full", "learning_rate": 3e-4},
 }
 """The language model in the score stage, and the learning rate."""
 
 
-def pretrained_base(output: Path) -> Path:
-    """The base after the text stage, in full, on pictures that code drew and described."""
+def speaking_base(output: Path, ratings: Path) -> Path:
+    """Writes critiques, and answers the score question with numbers that mean nothing."""
     described = output / "described" / "described.jsonl"
     if not described.is_file():
         write(described.parent, range(DESCRIBED))
-    texts = Data([str(described)])
-    config = stage_config("text", None, TEXT)
-    run_stage(start(output), texts, output / "described_base", config, device="cpu", resume=True)
-    return output / "described_base"
+    rows = [json.loads(line) for line in ratings.read_text("utf-8").splitlines()]
+    dealt = np.random.default_rng(0).permutation([row["score"] for row in rows])
+    shuffled = ratings.with_name("shuffled.jsonl")
+    lines = [json.dumps(row | {"score": score}) for row, score in zip(rows, dealt, strict=True)]
+    shuffled.write_text("\n".join(lines), encoding="utf-8")
+    config = stage_config("score", None, ALIKE | {"joint": True, "epochs": 1})
+    data = Data([str(shuffled)], texts=[str(described)])
+    run_stage(start(output), data, output / "speaking", config, device="cpu", resume=True)
+    return output / "speaking"
 
 
 def main() -> None:
@@ -59,8 +62,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("build/strategies"))
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    base = pretrained_base(options.output)
     ratings = small_copy(options.data, options.output / "ratings")
+    base = speaking_base(options.output, ratings)
     unseen = options.output / "unseen" / "described.jsonl"
     if not unseen.is_file():
         write(unseen.parent, range(DESCRIBED, DESCRIBED + 110), validation_share=100 / 110)

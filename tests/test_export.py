@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from artimuse import Scorer
-from artimuse.artimuse_core import bundle, checkpoint
+from artimuse.artimuse_core import bundle, checkpoint, selftest
 from artimuse.artimuse_core.errors import MissingExtraError, ModelError, UsageError
 from artimuse.artimuse_core.models import NANO, locate
 from artimuse.artimuse_core.pictures import render_pictures
@@ -131,6 +131,7 @@ def test_fewer_bits_stay_within_their_bound(tmp_path, precision) -> None:
     assert 0 < manifest.verification["max_score_error"] <= verify.BOUNDS[precision].points
     again = verify.verify_bundle(directory, "cpu")
     assert again.max_score_error == pytest.approx(manifest.verification["max_score_error"])
+    assert all(check.ok for check in selftest.run(directory, "cpu"))
     fp32 = (locate(NANO) / to_onnx.GRAPH).stat().st_size
     assert (directory / to_onnx.GRAPH).stat().st_size < 0.85 * fp32
 
