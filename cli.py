@@ -242,7 +242,7 @@ def serve(
             from .artimuse_core import ray_serve
         recipe = ray_serve.Recipe(
             use.model, use.device, use.dtype, use.pixels, use.batch_size, factor, limits, token,
-            allow_pickle,
+            allow_pickle, use.quantize, use.deterministic, use.compile,
         )  # fmt: skip
         said = f"listening on http://{address}:{port}, {replicas} replicas"
         ray_serve.run(recipe, replicas, host, port, lambda: click.echo(said, err=True))

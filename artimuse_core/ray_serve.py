@@ -41,10 +41,21 @@ class Recipe:
     limits: Limits = field(default_factory=Limits)
     token: str | None = None
     allow_pickle: bool = False
+    quantize: str = "none"
+    deterministic: bool = False
+    compiled: bool = False
 
     def build(self) -> FastAPI:
         """Load the model and make the application; runs in the replica."""
-        scorer = Scorer.load(self.model, self.device, self.dtype, max_pixels=self.max_pixels)
+        scorer = Scorer.load(
+            self.model,
+            self.device,
+            self.dtype,
+            max_pixels=self.max_pixels,
+            quantize=self.quantize,
+            deterministic=self.deterministic,
+            compiled=self.compiled,
+        )
         reward = Reward(scorer, scale=self.scale, batch_size=self.batch_size, output="numpy")
         return create_app(
             reward, limits=self.limits, token=self.token, allow_pickle=self.allow_pickle

@@ -18,6 +18,7 @@ from artimuse.artimuse_core.client import RewardClient
 from artimuse.artimuse_core.server import listen
 
 from .conftest import ROOT
+from .fakes import brightness_scorer
 
 
 @contextmanager
@@ -81,6 +82,22 @@ def test_ray_serves_the_same_on_replicas() -> None:
     ):
         expected = Reward(scale="unit", output="numpy")(pictures())
         np.testing.assert_allclose(client(pictures()), expected, atol=1e-5)
+
+
+def test_replicas_load_the_model_as_it_was_asked_for(monkeypatch, tiny_checkpoint) -> None:
+    ray_serve = pytest.importorskip("artimuse.artimuse_core.ray_serve")
+    recipes = []
+    monkeypatch.setattr(ray_serve, "run", lambda recipe, *rest: recipes.append(recipe))
+    wanted = ["--quantize", "int8", "--deterministic", "--compile", "--model", str(tiny_checkpoint)]
+    result = CliRunner().invoke(cli.main, ["serve", "--engine", "ray", *wanted])
+    assert result.exit_code == 0, result.output
+    loaded: dict[str, object] = {}
+    monkeypatch.setattr(
+        ray_serve.Scorer, "load", lambda *args, **options: loaded.update(options) or scorer
+    )
+    scorer = brightness_scorer()
+    recipes[0].build()
+    assert (loaded["quantize"], loaded["deterministic"], loaded["compiled"]) == ("int8", True, True)
 
 
 @pytest.mark.parametrize(
