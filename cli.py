@@ -240,10 +240,7 @@ def serve(
     if engine == "ray":
         with needs("ray"):
             from .artimuse_core import ray_serve
-        recipe = ray_serve.Recipe(
-            use.model, use.device, use.dtype, use.pixels, use.batch_size, factor, limits, token,
-            allow_pickle, use.quantize, use.deterministic, use.compile,
-        )  # fmt: skip
+        recipe = ray_serve.Recipe(use.spec(), factor, limits, token, allow_pickle)
         said = f"listening on http://{address}:{port}, {replicas} replicas"
         ray_serve.run(recipe, replicas, host, port, lambda: click.echo(said, err=True))
         return

@@ -20,7 +20,7 @@ from ray import serve
 
 from .gatekeeper import Limits
 from .reward import Reward
-from .scorer import Scorer
+from .scorer import ModelSpec
 from .server import create_app
 
 log = logging.getLogger(__name__)
@@ -32,31 +32,16 @@ APPLICATION = "artimuse"
 class Recipe:
     """What a replica builds itself from; it travels to other processes and machines."""
 
-    model: str
-    device: str = "auto"
-    dtype: str = "auto"
-    max_pixels: int = 89_000_000
-    batch_size: int = 8
+    model: ModelSpec
     scale: str | float = "raw"
     limits: Limits = field(default_factory=Limits)
     token: str | None = None
     allow_pickle: bool = False
-    quantize: str = "none"
-    deterministic: bool = False
-    compiled: bool = False
 
     def build(self) -> FastAPI:
         """Load the model and make the application; runs in the replica."""
-        scorer = Scorer.load(
-            self.model,
-            self.device,
-            self.dtype,
-            max_pixels=self.max_pixels,
-            quantize=self.quantize,
-            deterministic=self.deterministic,
-            compiled=self.compiled,
-        )
-        reward = Reward(scorer, scale=self.scale, batch_size=self.batch_size, output="numpy")
+        scorer, batch_size = self.model.scorer(), self.model.batch_size
+        reward = Reward(scorer, scale=self.scale, batch_size=batch_size, output="numpy")
         return create_app(
             reward, limits=self.limits, token=self.token, allow_pickle=self.allow_pickle
         )
@@ -107,7 +92,7 @@ def start(
 def run(recipe: Recipe, replicas: int, host: str, port: int, ready: Callable[[], None]) -> None:
     """Serve in the foreground until Ctrl-C or SIGTERM; ``ready`` is called once it answers."""
     stopped = threading.Event()
-    gpus = 1.0 if recipe.device.startswith("cuda") else 0.0
+    gpus = 1.0 if recipe.model.device.startswith("cuda") else 0.0
     stop = start(recipe, replicas, host, port, gpus=gpus)
     for number in (signal.SIGINT, signal.SIGTERM):  # after Ray has set its own
         signal.signal(number, lambda number, frame: stopped.set())

@@ -277,3 +277,28 @@ class Scorer:
 def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UsageError(f"unknown {what} {value!r}; known: {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model, and how to run it: what :meth:`Scorer.load` is told, in another process too."""
+
+    model: str
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int = DEFAULT_BATCH_SIZE
+    max_pixels: int = images.DEFAULT_MAX_PIXELS
+    quantize: str = "none"
+    deterministic: bool = False
+    compiled: bool = False
+
+    def scorer(self) -> Scorer:
+        return Scorer.load(
+            self.model,
+            self.device,
+            self.dtype,
+            max_pixels=self.max_pixels,
+            quantize=self.quantize,
+            deterministic=self.deterministic,
+            compiled=self.compiled,
+        )

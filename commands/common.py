@@ -22,7 +22,7 @@ from ..artimuse_core.errors import ArtiMuseError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from ..artimuse_core.critic import Critic
-    from ..artimuse_core.scorer import Scorer
+    from ..artimuse_core.scorer import ModelSpec, Scorer
     from ..curation.records import Record
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -86,20 +86,18 @@ class Model:
     def pixels(self) -> int:
         return int(self.max_pixels * 1e6)
 
+    def spec(self) -> ModelSpec:
+        """The same without megapixels, to load from here or elsewhere."""
+        from ..artimuse_core.scorer import ModelSpec
+
+        return ModelSpec(
+            self.model, self.device, self.dtype, self.batch_size, self.pixels, self.quantize,
+            self.deterministic, self.compile,
+        )  # fmt: skip
+
     def load(self) -> Scorer:
         """Load the model and say on stderr which one scores."""
-        from ..artimuse_core.scorer import Scorer
-
-        scorer = Scorer.load(
-            self.model,
-            self.device,
-            self.dtype,
-            max_pixels=self.pixels,
-            quantize=self.quantize,
-            deterministic=self.deterministic,
-            compiled=self.compile,
-        )
-        return _said(scorer)
+        return _said(self.spec().scorer())
 
     def critic(self) -> Critic:
         """Load a model that writes; UsageError where it was trained to score only."""

@@ -265,12 +265,8 @@ def _loaded(use: Model, store: Store, critique: bool, attributes: Sequence[str])
 def _on_cluster(use: Model, address: str | None, actors: int) -> _Loaded:
     """The model on a Ray cluster."""
     with needs("ray"):
-        from ..curation.ray_engine import RayEngine, Recipe
-    recipe = Recipe(
-        use.model, use.device, use.dtype, use.batch_size, use.pixels, use.quantize,
-        use.deterministic, use.compile,
-    )  # fmt: skip
-    engine = RayEngine(recipe, address=address, actors=actors)
+        from ..curation.ray_engine import RayEngine
+    engine = RayEngine(use.spec(), address=address, actors=actors)
     click.get_current_context().call_on_close(engine.close)  # wherever it ends
     told = engine.described
     click.echo(f"model {told.name} on {told.device}, {actors} Ray actors: {told.card}", err=True)

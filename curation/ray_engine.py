@@ -24,7 +24,7 @@ import ray
 from ..artimuse_core.engines import default_threads
 from ..artimuse_core.errors import ModelError, UsageError
 from ..artimuse_core.images import one_line
-from ..artimuse_core.scorer import Scorer, locate
+from ..artimuse_core.scorer import ModelSpec, locate
 from .fingerprint import model_fingerprint
 from .pipeline import Answer, LocalEngine, Recall
 from .sources import Source, absolute
@@ -32,31 +32,6 @@ from .store import Store, Wanted
 
 BLOCK = 64
 """Images that travel together; what a dying actor had of them is done again."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What an actor loads its model from; it travels to other machines."""
-
-    model: str
-    device: str
-    dtype: str
-    batch_size: int
-    max_pixels: int
-    quantize: str
-    deterministic: bool
-    compiled: bool
-
-    def scorer(self) -> Scorer:
-        return Scorer.load(
-            self.model,
-            self.device,
-            self.dtype,
-            max_pixels=self.max_pixels,
-            quantize=self.quantize,
-            deterministic=self.deterministic,
-            compiled=self.compiled,
-        )
 
 
 @dataclass(frozen=True)
@@ -73,8 +48,8 @@ class Described:
 class _Actor:
     """Scores blocks of images, in a process of Ray's."""
 
-    def __init__(self, recipe: Recipe, wanted: Wanted) -> None:
-        self._engine = LocalEngine(recipe.scorer(), recipe.batch_size)
+    def __init__(self, spec: ModelSpec, wanted: Wanted) -> None:
+        self._engine = LocalEngine(spec.scorer(), spec.batch_size)
         self._wanted = wanted
 
     def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
@@ -91,12 +66,12 @@ class RayEngine:
     actors died, in the midst of results.
     """
 
-    def __init__(self, recipe: Recipe, *, address: str | None = None, actors: int = 1) -> None:
+    def __init__(self, spec: ModelSpec, *, address: str | None = None, actors: int = 1) -> None:
         """Join the cluster at ``address`` (``RAY_ADDRESS``), or start one on this machine.
 
         Loads the model once, on the cluster, to know its name. Raises UsageError, ModelError.
         """
-        self._recipe, self._actors = recipe, actors
+        self._spec, self._actors = spec, actors
         self._redirected = contextlib.ExitStack()
         self._redirected.enter_context(contextlib.redirect_stdout(sys.stderr))
         try:
@@ -118,7 +93,7 @@ class RayEngine:
                 raise UsageError(f"cannot join a Ray cluster at {where}: {reason}") from error
         task = ray.remote(_describe).options(**self._resources())
         try:
-            described: Described = ray.get(task.remote(self._recipe))
+            described: Described = ray.get(task.remote(self._spec))
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, (UsageError, ModelError)):
@@ -133,7 +108,7 @@ class RayEngine:
 
     @property
     def max_pixels(self) -> int:
-        return self._recipe.max_pixels
+        return self._spec.max_pixels
 
     def answers(
         self, sources: Sequence[Source], wanted: Wanted, recall: Recall
@@ -149,7 +124,7 @@ class RayEngine:
         )
         answers = blocks.map_batches(
             _Actor,
-            fn_constructor_args=(self._recipe, wanted),
+            fn_constructor_args=(self._spec, wanted),
             batch_size=BLOCK,
             compute=ray.data.ActorPoolStrategy(size=self._actors),
             max_restarts=-1,
@@ -161,7 +136,7 @@ class RayEngine:
             yield dataclasses.replace(answer, source=given[str(answer.source)])
 
     def _resources(self) -> dict[str, float]:
-        gpu = self._recipe.device.startswith("cuda")
+        gpu = self._spec.device.startswith("cuda")
         return {"num_cpus": 1, "num_gpus": 1 if gpu else 0}
 
     def close(self) -> None:
@@ -170,10 +145,10 @@ class RayEngine:
         self._redirected.close()
 
 
-def _describe(recipe: Recipe) -> Described:
-    scorer, store = recipe.scorer(), Store(None)
+def _describe(spec: ModelSpec) -> Described:
+    scorer, store = spec.scorer(), Store(None)
     fingerprint = model_fingerprint(
-        scorer, locate(recipe.model), store, dtype=recipe.dtype, quantize=recipe.quantize
+        scorer, locate(spec.model), store, dtype=spec.dtype, quantize=spec.quantize
     )
     store.close()
     return Described(scorer.name, scorer.engine.device, scorer.card, scorer.embeds, fingerprint)

@@ -9,8 +9,7 @@ from typing import Any
 
 from fakes import BrightnessEngine
 
-from artimuse.artimuse_core.scorer import Scorer
-from artimuse.curation import ray_engine
+from artimuse.artimuse_core.scorer import ModelSpec, Scorer
 
 LOG = "ARTIMUSE_TEST_ACTORS"
 """Environment variable: a file that each batch adds its process's id to."""
@@ -24,7 +23,7 @@ class SlowEngine(BrightnessEngine):
         return super().score_and_embed(pixel_values)
 
 
-class SlowRecipe(ray_engine.Recipe):
+class SlowSpec(ModelSpec):
     def scorer(self) -> Scorer:
         return slow_scorer(self.max_pixels)
 

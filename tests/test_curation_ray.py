@@ -36,9 +36,9 @@ RULES = ("--json", "--dedup", "2", "--top", "10%")
 CURATE = """
 import conftest, ray_actors
 from artimuse import cli
+from artimuse.artimuse_core import scorer
 from artimuse.artimuse_core.scorer import Scorer
-from artimuse.curation import ray_engine
-ray_engine.Recipe = ray_actors.SlowRecipe
+scorer.ModelSpec = ray_actors.SlowSpec
 Scorer.load = lambda *args, max_pixels, **options: ray_actors.slow_scorer(max_pixels)
 cli.main()
 """

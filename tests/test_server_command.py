@@ -15,6 +15,7 @@ from PIL import Image
 
 from artimuse import Reward, cli
 from artimuse.artimuse_core.client import RewardClient
+from artimuse.artimuse_core.scorer import Scorer
 from artimuse.artimuse_core.server import listen
 
 from .conftest import ROOT
@@ -92,9 +93,7 @@ def test_replicas_load_the_model_as_it_was_asked_for(monkeypatch, tiny_checkpoin
     result = CliRunner().invoke(cli.main, ["serve", "--engine", "ray", *wanted])
     assert result.exit_code == 0, result.output
     loaded: dict[str, object] = {}
-    monkeypatch.setattr(
-        ray_serve.Scorer, "load", lambda *args, **options: loaded.update(options) or scorer
-    )
+    monkeypatch.setattr(Scorer, "load", lambda *args, **options: loaded.update(options) or scorer)
     scorer = brightness_scorer()
     recipes[0].build()
     assert (loaded["quantize"], loaded["deterministic"], loaded["compiled"]) == ("int8", True, True)
