@@ -129,3 +129,8 @@ def browser():
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def journals(tmp_path) -> Path:
+    return tmp_path / "journals"
