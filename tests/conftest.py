@@ -134,3 +134,10 @@ def browser():
 @pytest.fixture
 def journals(tmp_path) -> Path:
     return tmp_path / "journals"
+
+
+@pytest.fixture
+def comfy(monkeypatch, tmp_path):
+    from . import comfy_stub
+
+    return comfy_stub.install(monkeypatch, tmp_path)
