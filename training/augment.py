@@ -41,11 +41,19 @@ def noise(images: Tensor, severity: Tensor) -> Tensor:
     return (images + _per_image(sigma) * grain).clamp(0, 1)
 
 
-def exposure(images: Tensor, severity: Tensor) -> Tensor:
-    """±0.7 to ±3 EV, clipped; in linear light or straight on the stored values, as tools differ."""
-    ev = (0.7 + 2.3 * severity) * _coin(images).sign()
-    gamma = torch.where(_coin(images) > 0, 2.2, 1.0)
-    return (images.clamp(0, 1) * _per_image(2 ** (ev / gamma))).clamp(0, 1)
+def underexposure(images: Tensor, severity: Tensor) -> Tensor:
+    """-1.2 to -3 EV; in linear light or straight on the stored values, as tools differ."""
+    return _expose(images, -1.2 - 1.8 * severity)
+
+
+def overexposure(images: Tensor, severity: Tensor) -> Tensor:
+    """+1.2 to +3 EV, clipped; in linear light or straight on the stored values."""
+    return _expose(images, 1.2 + 1.8 * severity)
+
+
+def _expose(images: Tensor, stops: Tensor) -> Tensor:
+    gamma = torch.where(torch.rand(len(images), device=images.device) < 2 / 3, 2.2, 1.0)
+    return (images.clamp(0, 1) * _per_image(2 ** (stops / gamma))).clamp_(0, 1)
 
 
 def veil(images: Tensor, severity: Tensor) -> Tensor:
@@ -131,14 +139,21 @@ DISTORTIONS: dict[str, Distortion] = {
     "blur": gaussian_blur,
     "noise": noise,
     "jpeg": jpeg,
-    "exposure": exposure,
+    "underexposure": underexposure,
+    "overexposure": overexposure,
     "veil": veil,
     "posterise": posterise,
     "pixelate": pixelate,
 }
 
 
-FREQUENCY = {"jpeg": 3.0, "exposure": 3.0, "posterise": 0.5, "pixelate": 0.5}
+FREQUENCY = {
+    "jpeg": 3.0,
+    "underexposure": 3.0,
+    "overexposure": 4.0,
+    "posterise": 0.5,
+    "pixelate": 0.5,
+}
 """How often a distortion is drawn, relative to the others: the hard ones more."""
 
 

@@ -65,7 +65,7 @@ class BatchRecipe:
 
     rated: int = 64
     """Rated pictures."""
-    spoiled: float = 0.3
+    spoiled: float = 0.4
     """Share of the rated pictures that also come as a spoiled copy."""
     mirrored: float = 0.1
     """Share of the rated pictures that also come mirrored."""
