@@ -75,6 +75,8 @@ class Manifest:
     """Score of each token, in the order of the graph's columns."""
     precision: str
     """Of the computation: fp32, fp16, …"""
+    quantization: str = ""
+    """What is kept in how many bits, in words; empty where all is of the precision."""
     data_sha256: dict[str, str] = field(default_factory=dict)
     """Hash of each further file that holds weights; empty where the graph's own file has all."""
     batch: int = 0

@@ -42,7 +42,7 @@ class Plan:
     """What an engine is to be good for."""
 
     precision: str
-    """Of the graph: fp16 or bf16. TensorRT takes it from there."""
+    """Of the graph: fp16, bf16 or fp8. TensorRT takes it from there."""
     min_batch: int = 1
     opt_batch: int = 8
     """The batch that kernels are chosen for."""
@@ -158,7 +158,7 @@ def provider_options(plan: Plan, size: int, home: Path, index: int = 0) -> dict[
     return {
         "device_id": str(index),
         "trt_max_workspace_size": str(int(plan.workspace_gb * 2**30)),
-        "trt_fp16_enable": str(plan.precision == "fp16"),
+        "trt_fp16_enable": str(plan.precision in ("fp16", "fp8")),
         "trt_bf16_enable": str(plan.precision == "bf16"),
         "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": "",

@@ -11,7 +11,7 @@ import click
 from ..artimuse_core.errors import UsageError
 from .common import FAILED, Group, existing_or_not, needs
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4", "fp8")
 
 
 @click.group(cls=Group)
@@ -94,7 +94,9 @@ def export_onnx(
 @click.option("--model", required=True, help="A checkpoint, or an ONNX bundle in --precision.")
 @click.option("--output", type=existing_or_not, help="The bundle; must not exist.")
 @click.option("--name", default="", help="The model's name in results; the checkpoint's otherwise.")
-@click.option("--precision", default="fp16", show_default=True, type=click.Choice(("fp16", "bf16")))
+@click.option(
+    "--precision", default="fp16", show_default=True, type=click.Choice(("fp16", "bf16", "fp8"))
+)
 @click.option("--min-batch", default=1, show_default=True, help="Images a run, at least.")
 @click.option("--opt-batch", default=8, show_default=True, help="The batch to be fastest at.")
 @click.option("--max-batch", default=32, show_default=True, help="Images a run, at most.")

@@ -19,10 +19,14 @@ from ..artimuse_core.errors import ModelError, UsageError
 from ..artimuse_core.images import one_line
 from ..artimuse_core.outputs import new_directory
 from . import tensorrt_check, verify
+from .fp8 import insert_scales
+from .quantize import first_block
 
 OPSET = 20
 """The newest that TensorRT 10's parser takes."""
 ENGINE = "score.engine"
+FIRST_TYPED = 11
+"""Before, a builder wants a switch for fp8 that onnxruntime's provider does not have."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,11 @@ def survey(source: Path, plan: tensorrt.Plan) -> Survey:
         from .trace import DTYPES, trace_scorer
 
         graph, _ = build_graph(source)
-        graph.freeze(keep_text=False).to(DTYPES[plan.precision])
+        fp8 = plan.precision == "fp8"
+        graph.freeze(keep_text=False).to(DTYPES["fp16" if fp8 else plan.precision])
         model, size = trace_scorer(graph, opset=OPSET), graph.input_size
+        if fp8:
+            model = insert_scales(model, leave=first_block(model))
     return Survey(plan, size, tensorrt_check.problems(model), tensorrt.missing())
 
 
@@ -76,6 +83,8 @@ def export_tensorrt(
     """
     if lacks := tensorrt.missing():
         raise ModelError(f"TensorRT engines are built on the GPU they run on; missing: {lacks[0]}")
+    if plan.precision == "fp8":
+        _require_types()
     with new_directory(output) as work:
         made = work / "bundle"
         if bundle.is_bundle(source):
@@ -99,6 +108,17 @@ def export_tensorrt(
         bundle.write(work, manifest)
         plain_engine(work / manifest.graph, work / ENGINE, plan, manifest.input_size)
     return manifest
+
+
+def _require_types() -> None:
+    """fp8 is taken from the graph's types, which onnxruntime has of TensorRT 11 alone."""
+    found = tensorrt.this_machine().tensorrt
+    if found.partition(".")[0].isdecimal() and int(found.partition(".")[0]) < FIRST_TYPED:
+        raise ModelError(
+            f"onnxruntime takes fp8 from TensorRT {FIRST_TYPED} on, here is {found}; for an engine "
+            "without onnxruntime: artimuse export onnx --precision fp8, then trtexec "
+            "--stronglyTyped over its score.onnx; or --precision fp16"
+        )
 
 
 def _usable(source: Path, plan: tensorrt.Plan) -> bundle.Manifest:

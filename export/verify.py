@@ -51,6 +51,7 @@ BOUNDS = {
     "bf16": Bound(0.5),
     "int8": Bound(2.0, srcc=0.995),
     "int4": Bound(4.0, srcc=0.98),
+    "fp8": Bound(2.0, srcc=0.995),
 }
 
 
@@ -147,11 +148,17 @@ def srcc(one: Floats, other: Floats) -> float:
     return float(np.corrcoef(first, second)[0, 1])
 
 
-def require(agreement: Agreement, precision: str) -> None:
-    """Raise ModelError where an artifact is not the model it was made from."""
+def holds(agreement: Agreement, precision: str) -> bool:
+    """Is an artifact the model it was made from, as far as its precision allows?"""
     bound = BOUNDS[precision]
     # Written so that NaN fails.
-    if not (agreement.max_score_error <= bound.points and agreement.srcc >= bound.srcc):
+    return agreement.max_score_error <= bound.points and agreement.srcc >= bound.srcc
+
+
+def require(agreement: Agreement, precision: str) -> None:
+    """Raise ModelError where an artifact does not hold its bound."""
+    if not holds(agreement, precision):
+        bound = BOUNDS[precision]
         raise ModelError(
             f"the {precision} artifact differs too much from torch ({agreement}); tolerated are "
             f"{bound.points} points and SRCC {bound.srcc}"

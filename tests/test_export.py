@@ -1,11 +1,13 @@
 import hashlib
 import importlib.util
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 
@@ -16,9 +18,14 @@ from artimuse.artimuse_core.models import NANO, locate
 from artimuse.artimuse_core.pictures import render_pictures
 from artimuse.artimuse_core.preprocess import preprocess_batch
 from artimuse.artimuse_core.score_tokens import ORDERED_100
+from artimuse.artimuse_core.torch_graph import build_graph
 from artimuse.cli import main
-from artimuse.export import to_onnx, verify
+from artimuse.export import fp8, to_onnx, verify
+from artimuse.export.fp8 import quantize_fp8
+from artimuse.export.quantize import first_block
+from artimuse.export.store import store
 from artimuse.export.to_onnx import Recipe
+from artimuse.export.trace import trace_scorer
 
 
 @pytest.fixture
@@ -122,7 +129,7 @@ def test_shipped_weights_stay_small() -> None:
     assert sum(file.stat().st_size for file in locate(NANO).iterdir()) <= 16_000_000
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("precision", ["int8", "int4", "fp8"])
 def test_fewer_bits_stay_within_their_bound(tmp_path, precision) -> None:
     directory = tmp_path / precision
     manifest = to_onnx.export_onnx(locate(NANO), directory, Recipe(precision))
@@ -134,6 +141,54 @@ def test_fewer_bits_stay_within_their_bound(tmp_path, precision) -> None:
     assert all(check.ok for check in selftest.run(directory, "cpu"))
     fp32 = (locate(NANO) / to_onnx.GRAPH).stat().st_size
     assert (directory / to_onnx.GRAPH).stat().st_size < 0.85 * fp32
+
+
+def test_int8_leaves_activations_alone_where_the_ranking_needs_them(
+    tiny_checkpoint, tmp_path, caplog
+) -> None:
+    with caplog.at_level(logging.INFO, "artimuse.export"):
+        manifest = to_onnx.export_onnx(
+            tiny_checkpoint, tmp_path / "int8", Recipe("int8", inline_bytes=10_000)
+        )
+    assert "refused (weights and activations in int8" in caplog.text
+    assert manifest.quantization == "weights in int8, activations in fp32"
+    assert manifest.verification["srcc"] >= verify.BOUNDS["int8"].srcc
+    kinds = {node.op_type for node in onnx.load(tmp_path / "int8" / to_onnx.GRAPH).graph.node}
+    assert "MatMulNBits" in kinds
+    assert "DynamicQuantizeLinear" not in kinds
+    assert {file.name for file in (tmp_path / "int8").iterdir()} == {
+        *manifest.files, bundle.MANIFEST, bundle.GOLDEN,
+    }  # fmt: skip  # nothing is left of what was refused
+
+
+def test_fp8_rounds_activations_to_what_they_reach(tiny_checkpoint, tmp_path) -> None:
+    graph, _ = build_graph(tiny_checkpoint)
+    model = trace_scorer(graph.freeze(keep_text=False).half(), batch=2)
+    stored = tmp_path / "staged.onnx"
+    store(model, tmp_path, stored.name)
+    left = first_block(model)
+    made = quantize_fp8(stored, leave=left)
+    assert len(left) == 6
+    weights = {
+        name: value.const_value.numpy().astype(np.float32)
+        for name, value in made.graph.initializers.items()
+        if name.endswith(".fp8")
+    }
+    products = [node for node in fp8.weighted_products(ir.load(stored)) if node.name not in left]
+    assert len(weights) == len(products) > 6
+    for rounded in weights.values():  # the whole range is used, and nothing is beyond it
+        assert np.abs(rounded).max() == fp8.LARGEST
+    scales = [
+        float(value.const_value.numpy())
+        for name, value in made.graph.initializers.items()
+        if name.endswith(".scale") and name.removesuffix(".scale") + ".fp8" not in weights
+    ]
+    plan = fp8.insert_scales(ir.load(stored), leave=left)
+    assert plan.graph.num_nodes() == made.graph.num_nodes()
+    assert min(scales) > 0
+    assert max(scales) < 1  # measured: unmeasured, each is 1
+    kept = next(node for node in made.graph if node.name == left[0])
+    assert kept.inputs[1].dtype == ir.DataType.FLOAT16
 
 
 def test_fp16_computes_in_fp16(tiny_checkpoint, tmp_path) -> None:

@@ -254,6 +254,17 @@ def test_a_dry_run_needs_no_gpu_and_an_export_says_what_is_missing(
     assert (other.exit_code, "is fp32" in other.stderr) == (2, True)
 
 
+def test_fp8_is_planned_anywhere_and_asks_for_a_typed_tensorrt(
+    gpu, monkeypatch, tiny_checkpoint, tmp_path
+) -> None:
+    plan = replace(PLAN, precision="fp8")
+    assert to_tensorrt.survey(tiny_checkpoint, plan).operators == []
+    monkeypatch.setattr(tensorrt, "missing", lambda index=0: [])
+    gpu.machine = replace(MACHINE, tensorrt="10.13.2")
+    with pytest.raises(ModelError, match=r"from TensorRT 11 on, here is 10\.13\.2"):
+        to_tensorrt.export_tensorrt(tiny_checkpoint, tmp_path / "fp8", plan)
+
+
 def test_facts_are_json(tiny_bundle) -> None:
     manifest = bundle.read(tiny_bundle)
     facts = tensorrt.facts(manifest, PLAN, MACHINE)
