@@ -19,7 +19,7 @@ test: $(DEV)/.installed  ## The tests that take minutes.
 test-all: $(DEV)/.installed  ## The slow ones too.
 	HF_HUB_OFFLINE=1 $(DEV)/bin/python -m pytest -m ''
 
-test-transformers4: $(T4)/.installed  ## What touches transformers, on the last of its 4 series.
+test-transformers4: $(T4)/.installed  ## What touches transformers, on the last of its 4 series; optimum.
 	HF_HUB_OFFLINE=1 $(T4)/bin/python -m pytest tests/test_checkpoint.py tests/test_models.py \
 		tests/test_critic.py tests/test_scorer.py tests/test_prompts.py tests/test_score_tokens.py \
 		tests/test_export.py
@@ -67,7 +67,7 @@ $(T4)/.installed: pyproject.toml constraints-transformers4.txt
 	$(PYTHON) -m venv $(T4)
 	$(T4)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-transformers4.txt torch
 	$(T4)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-transformers4.txt \
-		-e '.[torch,export,train,dev]'
+		-e '.[torch,export,train,optimum,dev]'
 	touch $@
 
 clean:  ## Remove environments, caches and rendered samples.

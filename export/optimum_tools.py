@@ -7,6 +7,7 @@ what it gives beside onnxruntime's own tools.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..artimuse_core.errors import MissingExtraError
@@ -23,13 +24,19 @@ def require() -> None:
         raise MissingExtraError("optimum-onnx", "optimum") from error
 
 
-def quantize(stored: Path, work: Path) -> Path:
-    """``ORTQuantizer``: dynamic int8 of the matrix products, a scale a channel."""
+def quantize(stored: Path, work: Path, *, leave: Sequence[str] = ()) -> Path:
+    """``ORTQuantizer``: dynamic int8 of the matrix products, a scale a channel.
+
+    The nodes named in ``leave`` stay as they are.
+    """
     from optimum.onnxruntime import ORTQuantizer
     from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
     config = AutoQuantizationConfig.avx512_vnni(
-        is_static=False, per_channel=True, operators_to_quantize=["MatMul", "Gemm"]
+        is_static=False,
+        per_channel=True,
+        operators_to_quantize=["MatMul", "Gemm"],
+        nodes_to_exclude=list(leave),
     )
     quantizer = ORTQuantizer(stored)
     written = quantizer.quantize(

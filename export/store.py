@@ -25,11 +25,13 @@ def store(
     *,
     inline_bytes: int = INLINE_BYTES,
     shard_bytes: int = SHARD_BYTES,
+    standard: bool = True,
 ) -> dict[str, str]:
     """Write ``directory/name`` and the data files it needs; SHA-256 by file name, the graph first.
 
     Tensors are read from wherever they lie (torch's memory, a file) one at a time, so that no
-    second copy of the weights is ever held.
+    second copy of the weights is ever held. ``standard``: whether it is ONNX all through, and to be
+    checked to be so; onnxruntime's fusions are known to nobody else.
     """
     path = directory / name
     weights = [v.const_value for v in model.graph.initializers.values() if v.const_value]
@@ -44,7 +46,8 @@ def store(
     else:
         ir.external_data.load_to_model(model)  # what was read from a quantizer's files
     ir.save(model, path)
-    onnx.checker.check_model(path)
+    if standard:
+        onnx.checker.check_model(path)
     data = sorted(
         {
             str(value.const_value.location)

@@ -26,7 +26,7 @@ from ..artimuse_core.outputs import new_directory
 from ..artimuse_core.torch_graph import build_graph, pick_device
 from . import optimum_tools, verify
 from .critique import require_writes, write_critique
-from .quantize import WAYS, Staged
+from .quantize import WAYS, Staged, first_block
 from .store import INLINE_BYTES, SHARD_BYTES, store, store_as_fp16
 from .trace import DTYPES, OPSET, OPSETS, trace_scorer
 
@@ -174,7 +174,7 @@ def written(
                 manifest = _stored(way.make(staged), work, said, recipe)
                 yield manifest
         elif recipe.precision == "int8":
-            made = optimum_tools.quantize(path, path.parent)
+            made = optimum_tools.quantize(path, path.parent, leave=first_block(ir.load(path)))
             yield _stored(ir.load(made), work, manifest, recipe)
         else:
             made = optimum_tools.optimize(path, path.parent, heads=heads, width=width)
@@ -187,7 +187,12 @@ def _stored(
     store_as_fp16(model)
     model.metadata_props.update(_metadata(manifest))
     files = store(
-        model, work, GRAPH, inline_bytes=recipe.inline_bytes, shard_bytes=recipe.shard_bytes
+        model,
+        work,
+        GRAPH,
+        inline_bytes=recipe.inline_bytes,
+        shard_bytes=recipe.shard_bytes,
+        standard=recipe.tools == TOOLS[0],
     )
     return replace(manifest, graph_sha256=files.pop(GRAPH), data_sha256=files)
 

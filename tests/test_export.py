@@ -289,6 +289,17 @@ def test_recipes_that_make_no_sense_are_refused(wrong: dict) -> None:
         Recipe(**wrong)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_optimums_tools_make_a_verified_bundle(tmp_path, precision) -> None:
+    pytest.importorskip("optimum.onnxruntime", reason="an environment of its own")
+    directory = tmp_path / "bundle"
+    manifest = to_onnx.export_onnx(locate(NANO), directory, Recipe(precision, tools="optimum"))
+    kinds = {node.op_type for node in onnx.load(directory / to_onnx.GRAPH).graph.node}
+    assert ("DynamicQuantizeLinear" if precision == "int8" else "SimplifiedLayerNormalization") in kinds
+    assert Scorer.load(directory, "cpu").score(render_pictures(1))[0].ok
+    assert manifest.verification["max_score_error"] <= verify.BOUNDS[precision].points
+
+
 def test_optimum_that_is_not_installed_is_named(tiny_checkpoint, tmp_path) -> None:
     if importlib.util.find_spec("optimum"):
         pytest.skip("it is installed here")
