@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="1b")
     parser.add_argument("--size", type=int, default=448, help="pixels, a multiple of 28")
-    parser.add_argument("--precisions", default="fp32,fp16,bf16,int8,int4")
+    parser.add_argument("--precisions", default="fp32,fp16,bf16,int8,int4,fp8")
     parser.add_argument("--work", type=Path, help="where to keep checkpoint and bundles")
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
