@@ -53,7 +53,7 @@ class Survey:
 
 def survey(source: Path, plan: tensorrt.Plan) -> Survey:
     """What an export would do, and what stands in its way; writes nothing that stays."""
-    if bundle.is_bundle(source):
+    if _has_only_a_graph(source):
         manifest = _usable(source, plan)
         model, size = ir.load(source / manifest.graph), manifest.input_size
     else:
@@ -87,7 +87,7 @@ def export_tensorrt(
         _require_types()
     with new_directory(output) as work:
         made = work / "bundle"
-        if bundle.is_bundle(source):
+        if _has_only_a_graph(source):
             _usable(source, plan)
             shutil.copytree(source, made, ignore=shutil.ignore_patterns("engines"))
         else:
@@ -119,6 +119,11 @@ def _require_types() -> None:
             "without onnxruntime: artimuse export onnx --precision fp8, then trtexec "
             "--stronglyTyped over its score.onnx; or --precision fp16"
         )
+
+
+def _has_only_a_graph(source: Path) -> bool:
+    """The embedded model is a bundle and a checkpoint in one; such are exported anew."""
+    return bundle.is_bundle(source) and not any(source.glob("*.safetensors"))
 
 
 def _usable(source: Path, plan: tensorrt.Plan) -> bundle.Manifest:

@@ -249,6 +249,8 @@ def test_a_dry_run_needs_no_gpu_and_an_export_says_what_is_missing(
     assert real.exit_code == 1
     assert "missing: onnxruntime with its TensorRT provider" in real.stderr
     assert not output.exists()
+    wanted[3] = "nano"  # a bundle in fp32, and a checkpoint that can be had in bf16
+    assert runner.invoke(main, [*wanted, "--dry-run"]).exit_code == 0
     wanted[3] = str(tiny_bundle)
     other = runner.invoke(main, [*wanted, "--dry-run"])
     assert (other.exit_code, "is fp32" in other.stderr) == (2, True)
