@@ -121,7 +121,7 @@ def measure(
     row = f"| {name} | {shape.input_size} | {shape.patch_size} | {parameters / 1e6:.1f} M "
     row += f"| {speed(graph):.0f} | {agreement(start, held)} |"
     if steps:
-        recipe = replace(config.recipe, steps=steps)
+        recipe = replace(config.recipe, steps=steps, firming_steps=0)
         trainer = ScoreTrainer(graph, pool, recipe)
         trainer.run()
         trainer.finish()

@@ -16,7 +16,7 @@ from artimuse.artimuse_core.errors import UsageError
 from artimuse.artimuse_core.score_tokens import ORDERED_100
 from artimuse.artimuse_core.scorer import Scorer
 from artimuse.export.to_onnx import export_onnx
-from artimuse.training import augment, metrics, nano
+from artimuse.training import augment, metrics, nano, score_stage
 from artimuse.training.datasets import agiqa3k
 from artimuse.training.datasets.rendered import render
 from artimuse.training.descriptions import describe, facts
@@ -39,7 +39,11 @@ TINY = nano.NanoConfig(
         llm_mlp=32,
     ),
     recipe=ScoreRecipe(
-        steps=4, readout_steps=1, batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2)
+        steps=4,
+        readout_steps=1,
+        batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2),
+        firming_steps=2,
+        firming_batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2, spoiled=1.0),
     ),
     text=None,
     rendered=4,
@@ -172,6 +176,27 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(rated, tmp_path) -> Non
     weights = [checkpoint.load_model(folder).state_dict() for folder in (whole, cut)]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], atol=1e-3, rtol=0, msg=name)
+
+
+def test_the_last_steps_see_most_pictures_spoiled_at_a_falling_rate(
+    rated, tmp_path, monkeypatch
+) -> None:
+    drawn = []
+
+    def draw(pool, recipe, size, values):
+        drawn.append(recipe.spoiled)
+        return draw_batch(pool, recipe, size, values)
+
+    monkeypatch.setattr(score_stage, "draw_batch", draw)
+    pool = nano.load_pool(agiqa3k.load(rated)[:40], TINY.rendered, CPU)
+    recipe = TINY.recipe
+    trainer = ScoreTrainer(nano.build(TINY, tmp_path), pool, recipe)
+    trainer.run()
+    assert trainer.step == recipe.steps + recipe.firming_steps
+    assert drawn == [recipe.batch.spoiled] * 4 + [1.0] * 2
+    first, second = (score_stage.learning_rate(step, recipe) for step in (4, 5))
+    assert first == recipe.learning_rate * recipe.firming_rate
+    assert second == first / 2
 
 
 def test_local_features_tell_sharp_from_soft_and_bright_from_dark() -> None:

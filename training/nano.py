@@ -323,7 +323,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = NanoConfig()
     if options.steps:
-        config = replace(config, recipe=replace(config.recipe, steps=options.steps))
+        firming = min(config.recipe.firming_steps, options.steps // 8)
+        recipe = replace(config.recipe, steps=options.steps, firming_steps=firming)
+        config = replace(config, recipe=recipe)
     facts = train(config, options.data, options.output, pick_device(options.device), options.resume)
     print(json.dumps(facts["figures"], indent=1))
 
