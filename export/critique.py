@@ -88,7 +88,7 @@ def write_critique(
     checkpoint_dir: Path,
     work: Path,
     manifest: bundle.Manifest,
-    **store_as: int,
+    **store_as: Any,
 ) -> bundle.Manifest:
     """Add both graphs and the tokenizer to the bundle in ``work``; the manifest that names them.
 

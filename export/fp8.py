@@ -145,8 +145,9 @@ def _in_fp8(graph: ir.Graph, weight: ir.Value, *, before: ir.Node) -> ir.Value:
         return ir.tensor(values.astype(ml_dtypes.float8_e4m3fn), name=name)
 
     name = f"{_name(weight)}.fp8"
-    lazy = ir.LazyTensor(rounded, _FP8, ir.Shape(stored.shape), name=name)
-    quantized = _initializer(graph, name, lazy)
+    assert weight.shape is not None
+    lazy = ir.LazyTensor(rounded, _FP8, weight.shape.copy(), name=name)
+    quantized = _initializer(graph, name, lazy, weight.shape.copy())
     back = ir.node("DequantizeLinear", [quantized, scale, _zero(graph)])
     back.outputs[0].type, back.outputs[0].shape = weight.type, weight.shape
     graph.insert_before(before, back)
@@ -156,7 +157,7 @@ def _in_fp8(graph: ir.Graph, weight: ir.Value, *, before: ir.Node) -> ir.Value:
 def _scale(graph: ir.Graph, value: ir.Value, largest: float) -> ir.Value:
     """Of the value's own type, as opset 20 wants it; what it rounds to is what is used."""
     assert value.dtype is not None
-    smallest = ml_dtypes.finfo(value.dtype.numpy()).tiny  # of a tensor of zeros as well
+    smallest = np.finfo(value.dtype.numpy()).tiny  # of a tensor of zeros as well
     scale = np.asarray(max(largest / LARGEST, float(smallest)), value.dtype.numpy())
     name = f"{_name(value)}.scale"
     return _initializer(graph, name, ir.tensor(scale, name=name))
@@ -170,11 +171,14 @@ def _zero(graph: ir.Graph) -> ir.Value:
     return _initializer(graph, name, ir.tensor(np.zeros((), ml_dtypes.float8_e4m3fn), name=name))
 
 
-def _initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+def _initializer(
+    graph: ir.Graph, name: str, tensor: ir.TensorProtocol, shape: ir.Shape | None = None
+) -> ir.Value:
+    """``shape``: a scalar's, if not given."""
     value = ir.Value(
         name=name,
         type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(tensor.shape),
+        shape=shape or ir.Shape([]),
         const_value=tensor,
     )
     graph.register_initializer(value)
