@@ -160,6 +160,7 @@ def main() -> None:
     parser.add_argument("--precisions", default="int8,int4", help="besides fp32")
     parser.add_argument("--opsets", default="", help="fp32 once more at each of these")
     parser.add_argument("--tools", action="store_true")
+    parser.add_argument("--ways", action="store_true", help="each way to int8, verified or not")
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--images", type=int, default=64, help="a round, at most 64")
     parser.add_argument("--batch", type=int, default=8)
@@ -179,7 +180,11 @@ def main() -> None:
 
 def compare(source: Path, work: Path, options: argparse.Namespace) -> None:
     # Only here: a side that needs no torch is to be measured without it.
+    from artimuse.artimuse_core.torch_graph import build_graph
+    from artimuse.export.quantize import WAYS, Staged
+    from artimuse.export.store import store
     from artimuse.export.to_onnx import Recipe, export_onnx
+    from artimuse.export.trace import trace_scorer
 
     def made(name: str, recipe: Recipe) -> Path:
         if not (work / name).exists():
@@ -194,6 +199,18 @@ def compare(source: Path, work: Path, options: argparse.Namespace) -> None:
     together = {"onnxruntime fp32": fp32}
     for opset in filter(None, options.opsets.split(",")):
         together[f"opset {opset}"] = made(f"opset{opset}", Recipe(opset=int(opset)))
+    if options.ways:
+        # Not exported, for an export refuses what this is to measure.
+        staged = Staged(work / "ways" / "fp32.onnx", external=False)
+        if not staged.path.exists():
+            staged.path.parent.mkdir(parents=True)
+            graph = build_graph(source)[0].freeze(keep_text=False)
+            store(trace_scorer(graph), staged.path.parent, staged.path.name)
+        for number, way in enumerate(WAYS["int8"]):
+            path = work / "ways" / f"{number}.onnx"
+            if not path.exists():
+                store(way.make(staged), path.parent, path.name)
+            together[f"int8: {way.quantization}"] = path
     if options.tools:
         together |= {side: path for side, path in apart.items() if side.startswith("onnx")}
         together |= tool_variants(fp32, work, source)

@@ -26,7 +26,7 @@ from ..artimuse_core.outputs import new_directory
 from ..artimuse_core.torch_graph import build_graph, pick_device
 from . import optimum_tools, verify
 from .critique import require_writes, write_critique
-from .quantize import WAYS, Staged, first_block
+from .quantize import PREPARED, WAYS, Staged, first_block
 from .store import INLINE_BYTES, SHARD_BYTES, store, store_as_fp16
 from .trace import DTYPES, OPSET, OPSETS, trace_scorer
 
@@ -161,6 +161,7 @@ def written(
         return
     with tempfile.TemporaryDirectory(dir=work) as folder:
         path = Path(folder) / "staged.onnx"
+        model.metadata_props.update(PREPARED)
         files = store(model, path.parent, path.name, inline_bytes=recipe.inline_bytes)
         heads, width = graph.vision_heads, graph.vision.config.hidden_size
         del model
@@ -185,6 +186,7 @@ def _stored(
     model: ir.Model, work: Path, manifest: bundle.Manifest, recipe: Recipe
 ) -> bundle.Manifest:
     store_as_fp16(model)
+    model.metadata_props.clear()
     model.metadata_props.update(_metadata(manifest))
     files = store(
         model,
