@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -249,8 +250,10 @@ def test_a_dry_run_needs_no_gpu_and_an_export_says_what_is_missing(
     assert real.exit_code == 1
     assert "missing: onnxruntime with its TensorRT provider" in real.stderr
     assert not output.exists()
-    wanted[3] = "nano"  # a bundle in fp32, and a checkpoint that can be had in bf16
-    assert runner.invoke(main, [*wanted, "--dry-run"]).exit_code == 0
+    # As nano is: a bundle in fp32, and a checkpoint that can be had in bf16.
+    both = shutil.copytree(tiny_checkpoint, tmp_path / "both")
+    shutil.copytree(tiny_bundle, both, dirs_exist_ok=True)
+    assert runner.invoke(main, [*wanted[:3], str(both), *wanted[4:], "--dry-run"]).exit_code == 0
     wanted[3] = str(tiny_bundle)
     other = runner.invoke(main, [*wanted, "--dry-run"])
     assert (other.exit_code, "is fp32" in other.stderr) == (2, True)
