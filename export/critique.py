@@ -88,11 +88,13 @@ def write_critique(
     checkpoint_dir: Path,
     work: Path,
     manifest: bundle.Manifest,
-    **store_as: Any,
+    *,
+    inline_bytes: int,
+    shard_bytes: int,
 ) -> bundle.Manifest:
     """Add both graphs and the tokenizer to the bundle in ``work``; the manifest that names them.
 
-    ``graph`` is frozen, in fp32, with its text weights kept; ``store_as`` goes to :func:`.store`.
+    ``graph`` is frozen, in fp32, with its text weights kept; both sizes are :func:`.store`'s.
     Raises ModelError if the words are not torch's.
     """
     config = checkpoint.read_config(checkpoint_dir)
@@ -102,7 +104,7 @@ def write_critique(
     for trace_part, name in ((_trace_prefill, PREFILL), (_trace_decode, DECODE)):
         model = trace_part(graph, manifest.opset)
         store_as_fp16(model)
-        files |= store(model, work, name, **store_as)
+        files |= store(model, work, name, inline_bytes=inline_bytes, shard_bytes=shard_bytes)
     writer = bundle.WriterFiles(
         PREFILL, DECODE, TOKENIZER, files, graph.score_ids.tolist(), system_message(config),
         checkpoint.score_question(config), bool(config.get("draft")),

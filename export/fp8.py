@@ -9,16 +9,18 @@ outliers that must not be, so a scale here is that of the largest value.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from ..artimuse_core import providers
+from ..artimuse_core.engines import onnx_session, onnxruntime_providers
 from ..artimuse_core.pictures import render_pictures
 from ..artimuse_core.preprocess import preprocess_batch
+from .products import quantized_products
 
 LARGEST = 448.0
 """Of E4M3."""
@@ -28,28 +30,23 @@ _SEED = 1
 _FP8 = ir.DataType.FLOAT8E4M3FN
 
 
-def quantize_fp8(stored: Path, *, leave: Collection[str], device: str = "cpu") -> ir.Model:
-    """The fp16 graph in ``stored`` with its products in E4M3, but for the nodes named in ``leave``.
+def quantize_fp8(stored: Path, device: str = "cpu") -> ir.Model:
+    """The fp16 graph in ``stored`` with its products in E4M3, but for the first vision block's.
 
     The directory of ``stored`` is scratch space, which the answer's weights are read from.
     ``device`` is where the ranges of the activations are measured.
     """
-    model = ir.load(stored)
-    names = _activations(_products(model, leave))
-    largest = dict(zip(names, _largest(stored, names, device), strict=True))
-    return insert_scales(model, largest, leave=leave)
+    return insert_scales(ir.load(stored), _largest(stored, device))
 
 
-def insert_scales(
-    model: ir.Model, largest: Mapping[str, float] | None = None, *, leave: Collection[str]
-) -> ir.Model:
+def insert_scales(model: ir.Model, largest: Mapping[str, float] | None = None) -> ir.Model:
     """Change an fp16 graph in place into an fp8 one; returns it.
 
     ``largest`` has the largest magnitude of each activation; without it they are all ``LARGEST``,
     which is enough to see what operators there are.
     """
     rounded: dict[str, ir.Value] = {}
-    for node in _products(model, leave):
+    for node in quantized_products(model):
         activation, weight = node.inputs[:2]
         assert activation is not None
         assert weight is not None
@@ -64,33 +61,13 @@ def insert_scales(
     return model
 
 
-def weighted_products(model: ir.Model) -> list[ir.Node]:
-    """The matrix products of an activation with weights, in the graph's order."""
-    return [
-        node
-        for node in model.graph
-        if node.op_type in ("MatMul", "Gemm") and any(v and v.is_initializer() for v in node.inputs)
-    ]
-
-
-def _products(model: ir.Model, leave: Collection[str]) -> list[ir.Node]:
-    return [node for node in weighted_products(model) if node.name not in leave]
-
-
-def _activations(products: Sequence[ir.Node]) -> list[str]:
-    """What they read, each once."""
-    return list(dict.fromkeys(_name(node.inputs[0]) for node in products))
-
-
-def _largest(stored: Path, names: Collection[str], device: str) -> list[float]:
-    """The largest magnitude that each activation takes on the calibration pictures."""
+def _largest(stored: Path, device: str) -> dict[str, float]:
+    """The largest magnitude that what is to be rounded takes on the calibration pictures."""
     model = ir.load(stored)
-    (pixel_values,) = model.graph.inputs
-    values = {_name(value): value for node in model.graph for value in node.outputs}
-    values[_name(pixel_values)] = pixel_values
+    activations = {_name(node.inputs[0]): node.inputs[0] for node in quantized_products(model)}
     sizes = []
-    for name in names:
-        wide = ir.node("Cast", [values[name]], {"to": ir.DataType.FLOAT.value})
+    for activation in activations.values():
+        wide = ir.node("Cast", [activation], {"to": ir.DataType.FLOAT.value})
         positive = ir.node("Abs", wide.outputs)
         most = ir.node("ReduceMax", positive.outputs, {"keepdims": 0})
         most.outputs[0].type, most.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([])
@@ -99,25 +76,18 @@ def _largest(stored: Path, names: Collection[str], device: str) -> list[float]:
     model.graph.outputs[:] = sizes
     measuring = stored.with_name("ranges.onnx")
     ir.save(model, measuring)
-    session = _session(measuring, device)
-    batch, *_, side = session.get_inputs()[0].shape
+    asked = providers.choose(device, onnxruntime_providers())
+    index = int(device.partition(":")[2] or 0)
+    session = onnx_session(measuring, stored.parent, asked, index=index)
+    providers.started(asked, session.get_providers(), device)
+    (pixel_values,) = session.get_inputs()
+    batch, *_, side = pixel_values.shape
     found = np.zeros(len(sizes), np.float32)
     for picture in render_pictures(CALIBRATION, seed=_SEED):
         pixels = preprocess_batch([picture], side).repeat(batch if isinstance(batch, int) else 1, 0)
-        found = np.maximum(found, session.run(None, {_name(pixel_values): pixels}))
+        found = np.maximum(found, session.run(None, {pixel_values.name: pixels}))
     measuring.unlink()
-    return [float(one) for one in found]
-
-
-def _session(graph: Path, device: str) -> Any:
-    import onnxruntime
-
-    wanted = ["CPUExecutionProvider"]
-    if device != "cpu" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        wanted.insert(0, "CUDAExecutionProvider")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(graph, options, wanted)
+    return dict(zip(activations, found.tolist(), strict=True))
 
 
 def _rounded(graph: ir.Graph, activation: ir.Value, largest: float, *, before: ir.Node) -> ir.Value:

@@ -7,10 +7,12 @@ what it gives beside onnxruntime's own tools.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
+import onnx_ir as ir
+
 from ..artimuse_core.errors import MissingExtraError
+from .products import first_block
 
 LEVEL = 2
 """Of graph optimisation: 1 basic, 2 with fusions for any processor, 99 for this one alone."""
@@ -24,11 +26,8 @@ def require() -> None:
         raise MissingExtraError("optimum-onnx", "optimum") from error
 
 
-def quantize(stored: Path, work: Path, *, leave: Sequence[str] = ()) -> Path:
-    """``ORTQuantizer``: dynamic int8 of the matrix products, a scale a channel.
-
-    The nodes named in ``leave`` stay as they are.
-    """
+def quantize(stored: Path, work: Path) -> Path:
+    """``ORTQuantizer``: dynamic int8 of the same matrix products, a scale a channel."""
     from optimum.onnxruntime import ORTQuantizer
     from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
@@ -36,7 +35,7 @@ def quantize(stored: Path, work: Path, *, leave: Sequence[str] = ()) -> Path:
         is_static=False,
         per_channel=True,
         operators_to_quantize=["MatMul", "Gemm"],
-        nodes_to_exclude=list(leave),
+        nodes_to_exclude=first_block(ir.load(stored)),
     )
     quantizer = ORTQuantizer(stored)
     written = quantizer.quantize(

@@ -12,13 +12,12 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from .fp8 import quantize_fp8, weighted_products
+from .fp8 import quantize_fp8
+from .products import first_block
 
 PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}
 """Metadata by which onnxruntime's quantizer knows that shapes are inferred, as the exporter does;
 without it, it advises everybody to do so."""
-BLOCK_PRODUCTS = 6
-"""Matrix products of a vision block: query, key, value, their projection, and two of the MLP."""
 BLOCK = 32
 """Weights that share a scale where weights alone are quantized. Smaller is more exact; 32 is the
 least there is."""
@@ -72,7 +71,7 @@ def _weights_alone(staged: Staged, bits: int) -> ir.Model:
 
 
 def _fp8(staged: Staged) -> ir.Model:
-    return quantize_fp8(staged.path, leave=first_block(ir.load(staged.path)), device=staged.device)
+    return quantize_fp8(staged.path, staged.device)
 
 
 WAYS: dict[str, tuple[Way, ...]] = {
@@ -84,16 +83,7 @@ WAYS: dict[str, tuple[Way, ...]] = {
     "fp8": (Way("weights and activations in fp8, the first vision block in fp16", _fp8),),
 }
 """By precision, the fastest first; the next is for models that do not keep their ranking with it.
-
-Where activations are quantized, those of the first vision block are not: what comes straight from
-the pixels has outliers, and a scale made for them drowns the rest (nano: 10 score points at most
-with that block in int8, half a point without). Inputs and outputs of the graph stay fp32.
-"""
-
-
-def first_block(model: ir.Model) -> list[str]:
-    """Names of the matrix products with the first vision block's weights."""
-    return [str(node.name) for node in weighted_products(model)[:BLOCK_PRODUCTS]]
+Inputs and outputs of the graph stay fp32."""
 
 
 @contextmanager

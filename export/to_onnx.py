@@ -26,9 +26,9 @@ from ..artimuse_core.outputs import new_directory
 from ..artimuse_core.torch_graph import build_graph, pick_device
 from . import optimum_tools, verify
 from .critique import require_writes, write_critique
-from .quantize import PREPARED, WAYS, Staged, first_block
+from .quantize import PREPARED, WAYS, Staged
 from .store import INLINE_BYTES, SHARD_BYTES, store, store_as_fp16
-from .trace import DTYPES, OPSET, OPSETS, trace_scorer
+from .trace import DTYPES, OPSET, OPSETS, TRACED_IN, trace_scorer
 
 GRAPH = "score.onnx"
 PRECISIONS = (*DTYPES, *WAYS)
@@ -126,17 +126,23 @@ def export_onnx(
             prompt_sha256=hashlib.sha256(prompt_text).hexdigest(),
         )
         if recipe.critique:
-            sizes = {"inline_bytes": recipe.inline_bytes, "shard_bytes": recipe.shard_bytes}
-            manifest = write_critique(graph, checkpoint_dir, work, manifest, **sizes)
-        for manifest in written(graph, work, manifest, recipe):  # noqa: B020
-            artifact, ran_on = verify.open_artifact(work, manifest, recipe.device)
-            agreement = verify.compare(artifact, ran_on, wanted, manifest.tokens(), pixels)
+            manifest = write_critique(
+                graph,
+                checkpoint_dir,
+                work,
+                manifest,
+                inline_bytes=recipe.inline_bytes,
+                shard_bytes=recipe.shard_bytes,
+            )
+        for made in written(graph, work, manifest, recipe):
+            artifact, ran_on = verify.open_artifact(work, made, recipe.device)
+            agreement = verify.compare(artifact, ran_on, wanted, tokens, pixels)
             del artifact
             if verify.holds(agreement, recipe.precision):
                 break
-            _log.info("refused (%s): %s", manifest.quantization or recipe.precision, agreement)
+            _log.info("refused (%s): %s", made.quantization or recipe.precision, agreement)
         verify.require(agreement, recipe.precision)
-        manifest = replace(manifest, verification=asdict(agreement))
+        manifest = replace(made, verification=asdict(agreement))
         bundle.write(work, manifest)
     return manifest
 
@@ -150,8 +156,7 @@ def written(
     Uses ``graph`` up: torch's copy of the weights is let go of before the first artifact is handed
     out.
     """
-    computed = "fp16" if recipe.precision == "fp8" else recipe.precision
-    graph.to(DTYPES.get(computed, torch.float32))
+    graph.to(TRACED_IN[recipe.precision])
     model = trace_scorer(graph, batch=recipe.batch, opset=recipe.opset)
     if recipe.precision not in WAYS and recipe.tools == TOOLS[0]:
         manifest = _stored(model, work, manifest, recipe)
@@ -175,7 +180,7 @@ def written(
                 manifest = _stored(way.make(staged), work, said, recipe)
                 yield manifest
         elif recipe.precision == "int8":
-            made = optimum_tools.quantize(path, path.parent, leave=first_block(ir.load(path)))
+            made = optimum_tools.quantize(path, path.parent)
             yield _stored(ir.load(made), work, manifest, recipe)
         else:
             made = optimum_tools.optimize(path, path.parent, heads=heads, width=width)

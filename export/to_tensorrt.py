@@ -20,7 +20,6 @@ from ..artimuse_core.images import one_line
 from ..artimuse_core.outputs import new_directory
 from . import tensorrt_check, verify
 from .fp8 import insert_scales
-from .quantize import first_block
 
 OPSET = 20
 """The newest that TensorRT 10's parser takes."""
@@ -58,14 +57,13 @@ def survey(source: Path, plan: tensorrt.Plan) -> Survey:
         model, size = ir.load(source / manifest.graph), manifest.input_size
     else:
         from ..artimuse_core.torch_graph import build_graph
-        from .trace import DTYPES, trace_scorer
+        from .trace import TRACED_IN, trace_scorer
 
         graph, _ = build_graph(source)
-        fp8 = plan.precision == "fp8"
-        graph.freeze(keep_text=False).to(DTYPES["fp16" if fp8 else plan.precision])
+        graph.freeze(keep_text=False).to(TRACED_IN[plan.precision])
         model, size = trace_scorer(graph, opset=OPSET), graph.input_size
-        if fp8:
-            model = insert_scales(model, leave=first_block(model))
+        if plan.precision == "fp8":
+            insert_scales(model)
     return Survey(plan, size, tensorrt_check.problems(model), tensorrt.missing())
 
 
@@ -113,7 +111,8 @@ def export_tensorrt(
 def _require_types() -> None:
     """fp8 is taken from the graph's types, which onnxruntime has of TensorRT 11 alone."""
     found = tensorrt.this_machine().tensorrt
-    if found.partition(".")[0].isdecimal() and int(found.partition(".")[0]) < FIRST_TYPED:
+    major = found.partition(".")[0]  # no number where the system's package manager installed it
+    if major.isdecimal() and int(major) < FIRST_TYPED:
         raise ModelError(
             f"onnxruntime takes fp8 from TensorRT {FIRST_TYPED} on, here is {found}; for an engine "
             "without onnxruntime: artimuse export onnx --precision fp8, then trtexec "

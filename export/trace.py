@@ -19,6 +19,8 @@ OPSET = 20
 """Measured in docs/decisions/0020."""
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TRACED_IN = DTYPES | {"int8": torch.float32, "int4": torch.float32, "fp8": torch.float16}
+"""By precision: what the graph computes in before anything is quantized."""
 
 
 class _Scorer(nn.Module):

@@ -22,7 +22,7 @@ from artimuse.artimuse_core.torch_graph import build_graph
 from artimuse.cli import main
 from artimuse.export import fp8, to_onnx, verify
 from artimuse.export.fp8 import quantize_fp8
-from artimuse.export.quantize import first_block
+from artimuse.export.products import first_block, quantized_products
 from artimuse.export.store import store
 from artimuse.export.to_onnx import Recipe
 from artimuse.export.trace import trace_scorer
@@ -167,14 +167,14 @@ def test_fp8_rounds_activations_to_what_they_reach(tiny_checkpoint, tmp_path) ->
     stored = tmp_path / "staged.onnx"
     store(model, tmp_path, stored.name)
     left = first_block(model)
-    made = quantize_fp8(stored, leave=left)
+    made = quantize_fp8(stored)
     assert len(left) == 6
     weights = {
         name: value.const_value.numpy().astype(np.float32)
         for name, value in made.graph.initializers.items()
         if name.endswith(".fp8")
     }
-    products = [node for node in fp8.weighted_products(ir.load(stored)) if node.name not in left]
+    products = quantized_products(ir.load(stored))
     assert len(weights) == len(products) > 6
     for rounded in weights.values():  # the whole range is used, and nothing is beyond it
         assert np.abs(rounded).max() == fp8.LARGEST
@@ -183,7 +183,7 @@ def test_fp8_rounds_activations_to_what_they_reach(tiny_checkpoint, tmp_path) ->
         for name, value in made.graph.initializers.items()
         if name.endswith(".scale") and name.removesuffix(".scale") + ".fp8" not in weights
     ]
-    plan = fp8.insert_scales(ir.load(stored), leave=left)
+    plan = fp8.insert_scales(ir.load(stored))
     assert plan.graph.num_nodes() == made.graph.num_nodes()
     assert min(scales) > 0
     assert max(scales) < 1  # measured: unmeasured, each is 1
