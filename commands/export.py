@@ -86,6 +86,8 @@ def export_onnx(
         critique=critique,
     )
     manifest = to_onnx.export_onnx(locate(model), output, recipe, name=name, images=_files(images))
+    if manifest.quantization:
+        click.echo(f"quantized: {manifest.quantization}", err=True)
     click.echo(f"verified: {verify.Agreement(**manifest.verification)}", err=True)
     click.echo(str(output))
 

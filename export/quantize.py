@@ -57,17 +57,30 @@ def _int8_activations(staged: Staged) -> ir.Model:
     return model
 
 
-def _weights_alone(staged: Staged, bits: int) -> ir.Model:
+def _weights_alone(staged: Staged, bits: int, share: float = 1.0) -> ir.Model:
+    """``share`` of the products, the last ones, in ``bits`` a weight, and those before in 8.
+
+    What is rounded off early is carried through every block that follows.
+    """
     with _root_logger_kept():
         from onnxruntime.quantization.matmul_nbits_quantizer import (
             DefaultWeightOnlyQuantConfig,
             MatMulNBitsQuantizer,
         )
-    config = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=False, bits=bits)
-    quantizer = MatMulNBitsQuantizer(onnx.load(staged.path), algo_config=config)
-    quantizer.process()
-    model: ir.Model = ir.from_proto(quantizer.model.model)
-    return model
+    model = onnx.load(staged.path)
+    weights = {weight.name for weight in model.graph.initializer}
+    products = [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul" and weights.intersection(node.input)
+    ]
+    exact = products[: len(products) - round(share * len(products))]
+    for width, left in ((bits, exact), (8, [])):  # the second finds what the first has left
+        config = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=False, bits=width)
+        quantizer = MatMulNBitsQuantizer(model, nodes_to_exclude=left, algo_config=config)
+        quantizer.process()
+        model = quantizer.model.model
+    return ir.from_proto(model)
 
 
 def _fp8(staged: Staged) -> ir.Model:
@@ -79,7 +92,17 @@ WAYS: dict[str, tuple[Way, ...]] = {
         Way("weights and activations in int8, the first vision block in fp32", _int8_activations),
         Way("weights in int8, activations in fp32", partial(_weights_alone, bits=8)),
     ),
-    "int4": (Way("weights in int4, activations in fp32", partial(_weights_alone, bits=4)),),
+    "int4": (
+        Way("weights in int4, activations in fp32", partial(_weights_alone, bits=4)),
+        *(
+            Way(
+                f"weights of the last {share:.0%} of the products in int4, of the others in int8, "
+                "activations in fp32",
+                partial(_weights_alone, bits=4, share=share),
+            )
+            for share in (0.75, 0.5, 0.25, 0.125)
+        ),
+    ),
     "fp8": (Way("weights and activations in fp8, the first vision block in fp16", _fp8),),
 }
 """By precision, the fastest first; the next is for models that do not keep their ranking with it.

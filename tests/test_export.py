@@ -161,6 +161,34 @@ def test_int8_leaves_activations_alone_where_the_ranking_needs_them(
     }  # fmt: skip  # nothing is left of what was refused
 
 
+def test_int4_keeps_as_many_products_in_int8_as_the_ranking_needs(
+    tiny_checkpoint, tmp_path, monkeypatch
+) -> None:
+    tried = []
+
+    def third_time_lucky(agreement, precision):
+        tried.append(agreement)
+        return len(tried) == 3
+
+    monkeypatch.setattr(verify, "holds", third_time_lucky)
+    monkeypatch.setattr(verify, "require", lambda *_: None)
+    manifest = to_onnx.export_onnx(tiny_checkpoint, tmp_path / "int4", Recipe("int4"))
+    assert manifest.quantization.startswith("weights of the last 50% of the products in int4")
+    graph = onnx.load(tmp_path / "int4" / to_onnx.GRAPH).graph
+    bits = [
+        attribute.i
+        for node in graph.node
+        if node.op_type == "MatMulNBits"
+        for attribute in node.attribute
+        if attribute.name == "bits"
+    ]
+    half = len(bits) // 2
+    assert half > 6
+    assert bits == [8] * (len(bits) - half) + [4] * half
+    errors = [agreement.mean_score_error for agreement in tried]
+    assert errors[2] < errors[0]
+
+
 def test_fp8_rounds_activations_to_what_they_reach(tiny_checkpoint, tmp_path) -> None:
     graph, _ = build_graph(tiny_checkpoint)
     model = trace_scorer(graph.freeze(keep_text=False).half(), batch=2)
