@@ -4,7 +4,7 @@ Pooled features of the starting tower (mean, spread and mean size over the place
 regression to the ratings of the training prompts; agreement is measured on the validation prompts,
 which no shipped figure uses. With --steps, each is also trained that long by the recipe.
 
-    python benchmarks/nano_shapes.py --data AGIQA-3K-FOLDER [--steps 300]
+    python benchmarks/nano_shapes.py --data AGIQA-3K-FOLDER [--steps 300] [--shapes nano,deep]
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ from artimuse.training.score_stage import Normalise, ScoreTrainer, predict
 import machine
 
 SHAPES = {
-    "slim": nano.NanoShape(vision_width=96, vision_layers=2, vision_mlp=192),
+    "slim": nano.NanoShape(vision_width=96, vision_mlp=192),
     "nano": nano.NanoShape(),
-    "wide": nano.NanoShape(vision_width=256, vision_layers=2, vision_mlp=512),
+    "deep": nano.NanoShape(vision_layers=3),
+    "wide": nano.NanoShape(vision_width=256, vision_mlp=512),
 }
 # Input side and patch; the first two have the same number of places.
-SIZES = ((224, 16), (448, 32), (384, 32))
+SIZES = ((224, 16), (448, 32), (384, 32), (512, 32))
 CPU = torch.device("cpu")
 
 
@@ -84,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="AGIQA-3K: labels.csv, images/")
     parser.add_argument("--steps", type=int, default=0, help="train each so long by the recipe")
+    parser.add_argument("--shapes", default=",".join(SHAPES), help="which of them, by commas")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)
@@ -98,9 +100,9 @@ def main() -> None:
         columns += f"| SRCC after {options.steps} steps | PLCC | within "
     print(columns + "|")
     print("|---" * columns.count("|") + "|")
-    for name, shape in SHAPES.items():
+    for name in options.shapes.split(","):
         for size, patch in SIZES:
-            row = measure(name, replace(shape, input_size=size, patch_size=patch),
+            row = measure(name, replace(SHAPES[name], input_size=size, patch_size=patch),
                           trained, held, few, pool, options.steps)  # fmt: skip
             print(row, flush=True)
 

@@ -24,6 +24,7 @@ from artimuse.training.local_features import MAPS, local_features
 from artimuse.training.score_batches import UNKNOWN, BatchRecipe, draw_batch, soft_target
 from artimuse.training.score_stage import ScoreRecipe, ScoreTrainer
 from artimuse.training.text_stage import TextRecipe, train_text
+from artimuse.training.texture import TextureRecipe
 
 SIDE = 64
 CPU = torch.device("cpu")
@@ -45,6 +46,7 @@ TINY = nano.NanoConfig(
         firming_steps=2,
         firming_batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2, spoiled=1.0),
     ),
+    texture=TextureRecipe(atoms=8, patches=2000, components=4),
     text=None,
     rendered=4,
 )
@@ -156,16 +158,9 @@ def test_training_learns_and_what_it_saves_scores_the_same(rated, tmp_path) -> N
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(rated, tmp_path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     nano.train(TINY, rated, whole, CPU)
-    pool = nano.load_pool(
-        [
-            r
-            for part, rs in agiqa3k.split(agiqa3k.load(rated)).items()
-            if part != "test"
-            for r in rs
-        ],
-        TINY.rendered,
-        CPU,
-    )
+    parts = agiqa3k.split(agiqa3k.load(rated))
+    trained = [r for part, rs in parts.items() if part != "test" for r in rs]
+    pool = nano.training_pool(TINY, trained, CPU)
     graph = nano.build(TINY, cut)
     nano.initialise(graph, pool, 0)
     trainer = ScoreTrainer(graph, pool, TINY.recipe)

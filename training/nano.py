@@ -29,11 +29,19 @@ from .augment import resize
 from .datasets import agiqa3k
 from .datasets.agiqa3k import Rating
 from .datasets.rendered import render
-from .metrics import agreement
+from .metrics import agreement, srcc
 from .patch_filters import absolute_values, even_out, patch_filters, reference_levels
 from .score_batches import UNKNOWN, Pool
 from .score_stage import Normalise, ScoreRecipe, ScoreTrainer, predict
 from .text_stage import TextRecipe, train_text
+from .texture import (
+    TextureRecipe,
+    learn_atoms,
+    out_of_fold,
+    principal_components,
+    standardise,
+    texture_features,
+)
 from .tokenizer import build_tokenizer, corpus, save_tokenizer
 
 _log = logging.getLogger(__name__)
@@ -43,11 +51,11 @@ _log = logging.getLogger(__name__)
 class NanoShape:
     """Sizes of the three parts; tokens = (input_size / patch_size)²."""
 
-    input_size: int = 384
+    input_size: int = 512
     """Side of the squashed picture, pixels."""
     patch_size: int = 32
     vision_width: int = 160
-    vision_layers: int = 3
+    vision_layers: int = 2
     vision_heads: int = 4
     vision_mlp: int = 320
     """Hidden units of the vision MLPs."""
@@ -122,6 +130,8 @@ class NanoConfig:
 
     shape: NanoShape = field(default_factory=NanoShape)
     recipe: ScoreRecipe = field(default_factory=ScoreRecipe)
+    texture: TextureRecipe | None = field(default_factory=TextureRecipe)
+    """Who teaches it to see, and smooths the ratings; None for people's ratings alone."""
     text: TextRecipe | None = field(default_factory=TextRecipe)
     """How it learns to describe, afterwards; None for a model that scores only."""
     rendered: int = 256
@@ -213,6 +223,26 @@ def load_pool(ratings: Sequence[Rating], rendered: int, device: torch.device) ->
     )
 
 
+def training_pool(config: NanoConfig, ratings: Sequence[Rating], device: torch.device) -> Pool:
+    """What the score stage draws from: pictures, ratings, and what the texture teacher says."""
+    pool = load_pool(ratings, config.rendered, device)
+    if config.texture is None:
+        return pool
+    return _taught(pool, [rating.prompt for rating in ratings], config.texture)
+
+
+def _taught(pool: Pool, prompts: Sequence[str], recipe: TextureRecipe) -> Pool:
+    """Smooth the ratings of the first ``len(prompts)`` pictures by what the teacher says."""
+    rated, score = len(prompts), pool.score.clone()
+    features = texture_features(pool.images, learn_atoms(pool.images[:rated], recipe))
+    seen = standardise(features, rated)
+    said = out_of_fold(seen[:rated], score[:rated].cpu(), prompts, recipe).to(score.device)
+    _log.info("texture teacher: SRCC %.3f", srcc(said.cpu(), score[:rated].cpu()))
+    score[:rated] = score[:rated].lerp(said, recipe.trust)
+    texture = principal_components(seen, recipe.components).to(score.device)
+    return replace(pool, score=score, texture=texture)
+
+
 def _source(rating: Rating) -> str:
     return f"{rating.generator}_{rating.variant}"
 
@@ -273,7 +303,7 @@ def train(
     """Train, save and evaluate; returns what ``figures.json`` holds for the exporter."""
     parts = agiqa3k.split(agiqa3k.load(data), config.split_seed)
     trained = [r for part, rs in parts.items() if part not in config.held_out for r in rs]
-    pool = load_pool(trained, config.rendered, device)
+    pool = training_pool(config, trained, device)
     graph = build(config, output)
     initialise(graph, pool, config.recipe.seed)
     trainer = ScoreTrainer(graph, pool, config.recipe)

@@ -31,6 +31,8 @@ class Pool:
     """(N,) spread of the opinions, score points."""
     source: Tensor
     """(N,) which generator and variant made it; ``UNKNOWN`` for unrated pictures."""
+    texture: Tensor | None = None
+    """(N, F) what a teacher saw of each whole picture, or its mirror image; None without one."""
 
 
 @dataclass
@@ -47,6 +49,8 @@ class Batch:
     """(B,) class of the generator, ``UNKNOWN`` where mixed or not generated."""
     kind: Tensor
     """(B,) class of the distortion."""
+    texture: Tensor
+    """(B, F) what the teacher saw; NaN where it has seen no such picture."""
     original: Tensor
     """(P,) rows of the originals …"""
     spoiled: Tensor
@@ -63,7 +67,7 @@ class Batch:
 class BatchRecipe:
     """What a batch is made of."""
 
-    rated: int = 64
+    rated: int = 48
     """Rated pictures."""
     spoiled: float = 0.4
     """Share of the rated pictures that also come as a spoiled copy."""
@@ -76,6 +80,8 @@ class BatchRecipe:
     """Pictures of one group share the size of their crop and the kind of distortion."""
     min_crop: float = 0.75
     """Least side of a crop, as a share of the picture's."""
+    shift: int = 15
+    """Pixels by which whole pictures are moved, at most."""
     jitter: float = 0.06
     """Greatest relative change of brightness, contrast and saturation."""
     mix: float = 0.5
@@ -102,7 +108,7 @@ def draw_batch(pool: Pool, recipe: BatchRecipe, size: int, values: Tensor) -> Ba
     ):
         parts.append(_group(pool, recipe, size, values, a, b, kinds[i]))
     if recipe.worthless:
-        parts.append(_worthless(recipe.worthless, size, values, device))
+        parts.append(_worthless(recipe.worthless, size, values, pool))
     return _concatenate(parts)
 
 
@@ -113,7 +119,7 @@ def _group(
     paired = round(len(rated) * recipe.spoiled)
     rows = torch.cat([unrated, rated])  # the first `pairs` rows also come spoiled
     pairs = len(unrated) + paired
-    full = _crop(pool.images, rows, recipe.min_crop, size)
+    full, whole = _crop(pool.images, rows, recipe, size)
     clean = augment.jitter(augment.flip_some(_fit(full, size)), recipe.jitter)
     severity = 0.1 + 0.9 * torch.rand(pairs, device=clean.device)
     distort = list(augment.DISTORTIONS.values())[kind]
@@ -126,8 +132,10 @@ def _group(
     low_score = score[:pairs] * (1 - 0.85 * severity)
     low = soft_target(low_score, std[:pairs] * (1 - 0.5 * severity), values).nan_to_num(0.0)
     source = pool.source[rows].clone()
+    texture = _texture(pool, rows) if whole else _unseen(pool, len(rows))
     if float(torch.rand(())) < recipe.mix:
         _mix(clean, target, score, source, start=pairs)
+        texture[pairs:] = torch.nan
     index = torch.arange(pairs, device=clean.device)
     seen = torch.arange(pairs, min(pairs + round(len(rated) * recipe.mirrored), len(rows)))
     seen = seen.to(clean.device)
@@ -139,6 +147,7 @@ def _group(
         score=torch.cat([score, low_score, score[seen]]),
         source=torch.cat([source, torch.full_like(source[:pairs], UNKNOWN), source[seen]]),
         kind=kinds,
+        texture=torch.cat([texture, _unseen(pool, pairs), texture[seen]]),
         original=index,
         spoiled=len(rows) + index,
         margin=4 + 12 * severity,
@@ -147,14 +156,41 @@ def _group(
     )
 
 
-def _crop(images: Tensor, rows: Tensor, min_crop: float, size: int) -> Tensor:
-    """Crops of one common size at random places → (b, 3, h, w) float in 0..1."""
+def _texture(pool: Pool, rows: Tensor) -> Tensor:
+    return _unseen(pool, len(rows)) if pool.texture is None else pool.texture[rows]
+
+
+def _unseen(pool: Pool, count: int) -> Tensor:
+    width = 0 if pool.texture is None else pool.texture.shape[1]
+    return torch.full((count, width), torch.nan, device=pool.images.device)
+
+
+def _crop(images: Tensor, rows: Tensor, recipe: BatchRecipe, size: int) -> tuple[Tensor, bool]:
+    """Crops of one common size at random places → (b, 3, h, w) float in 0..1; are they whole?
+
+    Whole ones are moved a little, mirrored at the edge, so that patches begin anywhere.
+    """
     height, width = images.shape[-2:]
-    h, w = _crop_sides(height, width, min_crop, size)
-    tops = torch.randint(0, height - h + 1, (len(rows),)).tolist()
-    lefts = torch.randint(0, width - w + 1, (len(rows),)).tolist()
-    places = zip(rows.tolist(), tops, lefts, strict=True)
-    return torch.stack([images[i, :, t : t + h, x : x + w] for i, t, x in places]).float().div_(255)
+    h, w = _crop_sides(height, width, recipe.min_crop, size)
+    whole = (h, w) == (height, width)
+    if whole:
+        tops, lefts = torch.randint(-recipe.shift, recipe.shift + 1, (2, len(rows)))
+    else:
+        tops = torch.randint(0, height - h + 1, (len(rows),))
+        lefts = torch.randint(0, width - w + 1, (len(rows),))
+    crops = []
+    for row, top, left in zip(rows.tolist(), tops.tolist(), lefts.tolist(), strict=True):
+        down, across = (
+            _mirrored(start + torch.arange(side), full).to(images.device)
+            for start, side, full in ((top, h, height), (left, w, width))
+        )
+        crops.append(images[row][:, down][:, :, across])
+    return torch.stack(crops).float().div_(255), whole
+
+
+def _mirrored(places: Tensor, length: int) -> Tensor:
+    """Places of pixels in a row of ``length``, those beyond its ends mirrored into it."""
+    return length - 1 - (length - 1 - places.abs()).abs()
 
 
 def _crop_sides(height: int, width: int, min_crop: float, size: int) -> tuple[int, int]:
@@ -200,7 +236,8 @@ def _mix(pixels: Tensor, target: Tensor, score: Tensor, source: Tensor, start: i
     source[start:] = UNKNOWN
 
 
-def _worthless(count: int, size: int, values: Tensor, device: torch.device) -> Batch:
+def _worthless(count: int, size: int, values: Tensor, pool: Pool) -> Batch:
+    device = pool.images.device
     score = torch.zeros(count, device=device)
     none = torch.zeros(0, dtype=torch.long, device=device)
     unknown = torch.full((count,), UNKNOWN, device=device)
@@ -210,6 +247,7 @@ def _worthless(count: int, size: int, values: Tensor, device: torch.device) -> B
         score=score,
         source=unknown,
         kind=torch.full_like(unknown, WORTHLESS),
+        texture=_unseen(pool, count),
         original=none,
         spoiled=none,
         margin=score[:0],

@@ -1,9 +1,10 @@
 """The score stage (paper Sec. 4.3): Token As Score learnt from ratings and from spoiled copies.
 
-Five terms: cross-entropy between the softmax over the score tokens and the distribution of human
+Six terms: cross-entropy between the softmax over the score tokens and the distribution of human
 opinions; the expectation's squared error and correlation, overall and inside each generator; a
 margin by which a picture must outrank its own spoiled copy; and, through heads that are thrown away
-afterwards, telling generators and distortions apart from the image tokens.
+afterwards, telling generators and distortions apart from the image tokens, and what a denser look
+at texture saw (:mod:`.texture`).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ScoreRecipe:
     """How long, how fast and with which weights to learn."""
 
-    steps: int = 3500
+    steps: int = 2000
     readout_steps: int = 150
     """The first of them, in which the tower stays as it starts: it sees well enough to begin with,
     and a step costs a third."""
@@ -62,13 +63,15 @@ class ScoreRecipe:
     auxiliary: float = 0.2
     maps: float = 0.5
     """Weight of the squared error towards the local features, a unit being their variance."""
-    mapped: int = 20
+    texture: float = 0.5
+    """Weight of the squared error towards what the texture teacher saw, if there is one."""
+    mapped: int = 10
     """Pictures of a batch whose local features are computed."""
     mirror: float = 0.5
     """Weight of the squared difference to a mirrored picture's score, in units of (5 points)²."""
     seed: int = 0
     batch: BatchRecipe = field(default_factory=BatchRecipe)
-    firming_steps: int = 400
+    firming_steps: int = 250
     """Steps after ``steps`` in which most pictures also come spoiled and outranking the copy counts
     most: a spoiled copy of a poor picture is told apart last."""
     firming_rate: float = 0.25
@@ -81,18 +84,21 @@ class ScoreRecipe:
 class AuxiliaryHeads(nn.Module):
     """Which generator, which distortion, what texture? Thrown away after training."""
 
-    def __init__(self, width: int, sources: int) -> None:
+    def __init__(self, width: int, sources: int, textures: int = 0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.source = nn.Linear(width, sources)
         self.kind = nn.Linear(width, KINDS)
         self.maps = nn.Linear(width, 4 * MAPS)
+        self.texture = nn.Linear(width, textures) if textures else None
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, places, width) → logits (B, sources), (B, KINDS); maps (B, places, 4·MAPS)."""
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, places, width) → logits (B, sources), (B, KINDS); maps (B, places, 4·MAPS);
+        textures (B, F)."""
         tokens = tokens.float()
         pooled = self.norm(tokens.mean(dim=1))
-        return self.source(pooled), self.kind(pooled), self.maps(self.norm(tokens))
+        texture = self.texture(pooled) if self.texture else pooled[:, :0]
+        return self.source(pooled), self.kind(pooled), self.maps(self.norm(tokens)), texture
 
 
 class ScoreTrainer:
@@ -109,7 +115,8 @@ class ScoreTrainer:
         add_drop_path(graph, recipe.drop_path)
         torch.manual_seed(recipe.seed)
         width = graph.projector.layer_norm.normalized_shape[0]
-        self.heads = AuxiliaryHeads(width, int(pool.source.max()) + 1).to(self.device)
+        textures = 0 if pool.texture is None else pool.texture.shape[1]
+        self.heads = AuxiliaryHeads(width, int(pool.source.max()) + 1, textures).to(self.device)
         self.values = torch.tensor(ORDERED_100.values, device=self.device)
         self.normalise = Normalise().to(self.device)
         self._tokens: list[Tensor] = []
@@ -162,8 +169,9 @@ class ScoreTrainer:
             logits = self.graph(pixel_values)
             tokens = self._tokens.pop()
         losses = score_losses(logits, batch, self.values)
-        sources, kinds, maps = self.heads(tokens)
+        sources, kinds, maps, textures = self.heads(tokens)
         losses["auxiliary"] = _class_loss(sources, batch.source) + _class_loss(kinds, batch.kind)
+        losses["texture"] = _known_error(textures, batch.texture)
         some = torch.randperm(len(batch.pixels))[: recipe.mapped].to(self.device)
         wanted = local_features(batch.pixels[some], math.isqrt(tokens.shape[1]))
         losses["maps"] = F.mse_loss(maps[some], wanted.flatten(2).transpose(1, 2))
@@ -314,6 +322,12 @@ def _class_loss(logits: Tensor, label: Tensor) -> Tensor:
     if bool((label == UNKNOWN).all()):
         return logits.new_zeros(())
     return F.cross_entropy(logits, label, ignore_index=UNKNOWN, label_smoothing=0.1)
+
+
+def _known_error(told: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared error where something is ``wanted``; 0 where nothing is."""
+    known = ~wanted.isnan()
+    return F.mse_loss(told[known], wanted[known]) if bool(known.any()) else told.new_zeros(())
 
 
 @torch.no_grad()

@@ -1,0 +1,92 @@
+"""The texture teacher: what it sees, and that it never tells a picture's own rating."""
+
+import pytest
+import torch
+
+from artimuse.artimuse_core.score_tokens import ORDERED_100
+from artimuse.training import augment, metrics
+from artimuse.training.datasets.rendered import render
+from artimuse.training.score_batches import BatchRecipe, Pool, draw_batch
+from artimuse.training.texture import (
+    TextureRecipe,
+    learn_atoms,
+    out_of_fold,
+    principal_components,
+    standardise,
+    texture_features,
+)
+
+SMALL = TextureRecipe(atoms=8, patches=2000, folds=4, rounds=2)
+
+
+@pytest.fixture(scope="module")
+def seen() -> tuple[torch.Tensor, torch.Tensor]:
+    """96 pictures, blurred more and more, and their features."""
+    torch.manual_seed(0)
+    pictures = render(96, 96).float() / 255
+    pictures = augment.noise(pictures, torch.full((96,), 0.2))
+    pictures = augment.gaussian_blur(pictures, torch.linspace(0, 1, 96))
+    images = (pictures * 255).round().to(torch.uint8)
+    return images, texture_features(images, learn_atoms(images, SMALL))
+
+
+def test_a_mirrored_picture_looks_the_same(seen) -> None:
+    images, features = seen
+    mirrored = texture_features(images[:5].flip(-1), learn_atoms(images, SMALL))
+    torch.testing.assert_close(mirrored, features[:5], atol=1e-4, rtol=1e-4)
+
+
+def test_it_tells_blur_of_prompts_it_has_not_seen(seen) -> None:
+    _, features = seen
+    score = torch.linspace(90, 10, 96)
+    prompts = [f"prompt {i % 24}" for i in range(96)]
+    said = out_of_fold(standardise(features, 96), score, prompts, SMALL)
+    assert metrics.srcc(said, score) > 0.6
+
+
+def test_what_it_says_of_a_prompt_does_not_depend_on_that_prompts_ratings(seen) -> None:
+    _, features = seen
+    score = torch.linspace(90, 10, 96)
+    prompts = [f"prompt {i % 12}" for i in range(96)]
+    mine = torch.tensor([prompt == "prompt 3" for prompt in prompts])
+    standard = standardise(features, 96)
+    before = out_of_fold(standard, score, prompts, SMALL)
+    after = out_of_fold(standard, score + 40 * mine, prompts, SMALL)
+    torch.testing.assert_close(after[mine], before[mine])
+    assert float((after - before)[~mine].abs().max()) > 1
+
+
+def test_components_are_uncorrelated_and_the_largest_come_first(seen) -> None:
+    _, features = seen
+    standard = standardise(features, 96)
+    components = principal_components(standard, 5)
+    torch.testing.assert_close(components.T @ components / 96, torch.eye(5), atol=1e-4, rtol=0)
+    told = [float((standard.float().T @ column).norm()) for column in components.T]
+    assert told == sorted(told, reverse=True)
+
+
+@pytest.mark.parametrize("mix", [0.0, 1.0])
+def test_only_whole_clean_pictures_are_said_to_look_as_the_teacher_saw_them(seen, mix) -> None:
+    images, _ = seen
+    count = len(images)
+    pool = Pool(
+        images=images,
+        score=torch.linspace(90, 10, count),
+        std=torch.full((count,), 8.0),
+        source=torch.zeros(count, dtype=torch.long),
+        texture=torch.arange(count)[:, None].float(),
+    )
+    recipe = BatchRecipe(rated=16, unrated=0, worthless=2, groups=2, mix=mix, spoiled=0.5)
+    torch.manual_seed(0)
+    values = torch.tensor(ORDERED_100.values)
+    for _ in range(6):
+        batch = draw_batch(pool, recipe, 96, values)
+        known = ~batch.texture[:, 0].isnan()
+        assert not bool(known[batch.spoiled].any())
+        assert not bool(known[-2:].any())  # worthless ones
+        if mix == 0:
+            rows = batch.texture[known, 0].long()
+            torch.testing.assert_close(batch.score[known], pool.score[rows])
+    whole = draw_batch(pool, BatchRecipe(rated=16, unrated=0, worthless=0, groups=2, min_crop=1),
+                       96, values)  # fmt: skip
+    assert bool((~whole.texture[whole.original, 0].isnan()).all())
