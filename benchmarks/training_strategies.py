@@ -41,7 +41,7 @@ from artimuse.training.tokenizer import build_tokenizer, corpus, save_tokenizer
 
 import machine
 
-# 144 places instead of nano's 256: twenty trainings in an evening. docs/training.md is of this shape.
+# Fewer places than nano's, for twenty trainings in an evening; docs/training.md is of this shape.
 SHAPE = NanoShape(input_size=384, vision_layers=3)
 ALIKE: dict[str, Any] = {
     "llm": "full", "train_vision": False, "epochs": 4, "batch_size": 32, "device_batch_size": 32,
