@@ -18,7 +18,7 @@ from PIL import Image
 from artimuse import Scorer
 from artimuse.artimuse_core.images import load_image
 from artimuse.training.datasets import agiqa3k
-from artimuse.training.metrics import agreement
+from artimuse.training.metrics import Agreement, agreement
 
 import machine
 
@@ -61,6 +61,22 @@ def worthless() -> dict[str, Image.Image]:
     )
 
 
+def print_agreement(figures: Agreement) -> None:
+    """The head of a table, and a row for each correlation."""
+    print("| | measured | 95% interval |")
+    print("|---|---|---|")
+    for name, figure, (low, high) in (
+        ("SRCC", figures.srcc, figures.srcc_interval),
+        ("PLCC", figures.plcc, figures.plcc_interval),
+        (
+            "SRCC within a generator, mean",
+            figures.srcc_within_generator,
+            figures.srcc_within_generator_interval,
+        ),
+    ):
+        print(f"| {name} | {figure:.3f} | {low:.3f} to {high:.3f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="AGIQA-3K: labels.csv, images/")
@@ -78,14 +94,7 @@ def main() -> None:
     prompts = [rating.prompt for rating in held_out]
     figures = agreement(predicted, human, prompts, [rating.generator for rating in held_out])
     print(f"{figures.n} images of {len(set(prompts))} prompts never trained on:\n")
-    print("| | measured | 95% interval |")
-    print("|---|---|---|")
-    print(f"| SRCC | {figures.srcc:.3f} | {_interval(figures.srcc_interval)} |")
-    print(f"| PLCC | {figures.plcc:.3f} | {_interval(figures.plcc_interval)} |")
-    print(
-        f"| SRCC within a generator, mean | {figures.srcc_within_generator:.3f} "
-        f"| {_interval(figures.srcc_within_generator_interval)} |"
-    )
+    print_agreement(figures)
     print(f"| mean error, points | {np.abs(predicted - human).mean():.1f} | |")
 
     print("\n| reported spread, quarter | spread | mean error, points |")
@@ -113,10 +122,6 @@ def main() -> None:
         f"lowest decile of human scores (below {lowest:.1f})"
         + (f"; above it: {', '.join(above)}" if above else "")
     )
-
-
-def _interval(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Pooled features of the starting tower (mean, spread and mean size over the place
 regression to the ratings of the training prompts; agreement is measured on the validation prompts,
 which no shipped figure uses. With --steps, each is also trained that long by the recipe.
 
-    python benchmarks/nano_shapes.py --data AGIQA-3K-FOLDER [--steps 300] [--shapes nano,deep]
+    python benchmarks/nano_shapes.py --data AGIQA-3K-FOLDER [--steps 300] [--shapes nano,wide]
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ from artimuse.training.score_stage import Normalise, ScoreTrainer, predict
 import machine
 
 SHAPES = {
-    "slim": nano.NanoShape(vision_width=96, vision_mlp=192),
+    "slim": nano.NanoShape(vision_width=96, vision_layers=2, vision_mlp=192),
     "nano": nano.NanoShape(),
-    "deep": nano.NanoShape(vision_layers=3),
-    "wide": nano.NanoShape(vision_width=256, vision_mlp=512),
+    "wide": nano.NanoShape(vision_width=256, vision_layers=2, vision_mlp=512),
 }
 # Input side and patch; the first two have the same number of places.
 SIZES = ((224, 16), (448, 32), (384, 32), (512, 32))

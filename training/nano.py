@@ -31,7 +31,7 @@ from .datasets.agiqa3k import Rating
 from .datasets.rendered import render
 from .metrics import agreement, srcc
 from .patch_filters import absolute_values, even_out, patch_filters, reference_levels
-from .score_batches import UNKNOWN, Pool
+from .score_batches import UNKNOWN, BatchRecipe, Pool
 from .score_stage import Normalise, ScoreRecipe, ScoreTrainer, predict
 from .text_stage import TextRecipe, train_text
 from .texture import (
@@ -51,11 +51,11 @@ _log = logging.getLogger(__name__)
 class NanoShape:
     """Sizes of the three parts; tokens = (input_size / patch_size)²."""
 
-    input_size: int = 512
+    input_size: int = 384
     """Side of the squashed picture, pixels."""
     patch_size: int = 32
     vision_width: int = 160
-    vision_layers: int = 2
+    vision_layers: int = 3
     vision_heads: int = 4
     vision_mlp: int = 320
     """Hidden units of the vision MLPs."""
@@ -130,7 +130,7 @@ class NanoConfig:
 
     shape: NanoShape = field(default_factory=NanoShape)
     recipe: ScoreRecipe = field(default_factory=ScoreRecipe)
-    texture: TextureRecipe | None = field(default_factory=TextureRecipe)
+    texture: TextureRecipe | None = None
     """Who teaches it to see, and smooths the ratings; None for people's ratings alone."""
     text: TextRecipe | None = field(default_factory=TextRecipe)
     """How it learns to describe, afterwards; None for a model that scores only."""
@@ -139,6 +139,22 @@ class NanoConfig:
     split_seed: int = 0
     held_out: tuple[str, ...] = ("test",)
     """Parts of the split never trained on; choices are made with ``validation`` held out too."""
+
+
+def closer_look() -> NanoConfig:
+    """A recipe on trial: 512 pixels and a texture teacher (docs/decisions/0006 has its figures)."""
+    batch = BatchRecipe(rated=48, shift=15)
+    return NanoConfig(
+        shape=NanoShape(input_size=512, vision_layers=2),
+        recipe=ScoreRecipe(
+            steps=2000,
+            mapped=10,
+            batch=batch,
+            firming_steps=250,
+            firming_batch=replace(batch, spoiled=0.8),
+        ),
+        texture=TextureRecipe(),
+    )
 
 
 def build(config: NanoConfig, directory: Path) -> ScoringGraph:
@@ -349,9 +365,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/training.pt")
     parser.add_argument("--steps", type=int, help="fewer steps than the recipe's, for a trial")
+    parser.add_argument("--closer", action="store_true", help="the recipe on trial, see decision 6")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    config = NanoConfig()
+    config = closer_look() if options.closer else NanoConfig()
     if options.steps:
         firming = min(config.recipe.firming_steps, options.steps // 8)
         recipe = replace(config.recipe, steps=options.steps, firming_steps=firming)

@@ -67,7 +67,7 @@ class Batch:
 class BatchRecipe:
     """What a batch is made of."""
 
-    rated: int = 48
+    rated: int = 64
     """Rated pictures."""
     spoiled: float = 0.4
     """Share of the rated pictures that also come as a spoiled copy."""
@@ -80,7 +80,7 @@ class BatchRecipe:
     """Pictures of one group share the size of their crop and the kind of distortion."""
     min_crop: float = 0.75
     """Least side of a crop, as a share of the picture's."""
-    shift: int = 15
+    shift: int = 0
     """Pixels by which whole pictures are moved, at most."""
     jitter: float = 0.06
     """Greatest relative change of brightness, contrast and saturation."""
@@ -168,16 +168,14 @@ def _unseen(pool: Pool, count: int) -> Tensor:
 def _crop(images: Tensor, rows: Tensor, recipe: BatchRecipe, size: int) -> tuple[Tensor, bool]:
     """Crops of one common size at random places → (b, 3, h, w) float in 0..1; are they whole?
 
-    Whole ones are moved a little, mirrored at the edge, so that patches begin anywhere.
+    Whole ones are moved by ``recipe.shift``, mirrored at the edge, so that patches begin anywhere.
     """
     height, width = images.shape[-2:]
     h, w = _crop_sides(height, width, recipe.min_crop, size)
     whole = (h, w) == (height, width)
-    if whole:
-        tops, lefts = torch.randint(-recipe.shift, recipe.shift + 1, (2, len(rows)))
-    else:
-        tops = torch.randint(0, height - h + 1, (len(rows),))
-        lefts = torch.randint(0, width - w + 1, (len(rows),))
+    slack = recipe.shift if whole else 0
+    tops = torch.randint(-slack, height - h + slack + 1, (len(rows),))
+    lefts = torch.randint(-slack, width - w + slack + 1, (len(rows),))
     crops = []
     for row, top, left in zip(rows.tolist(), tops.tolist(), lefts.tolist(), strict=True):
         down, across = (

@@ -38,7 +38,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ScoreRecipe:
     """How long, how fast and with which weights to learn."""
 
-    steps: int = 2000
+    steps: int = 3500
     readout_steps: int = 150
     """The first of them, in which the tower stays as it starts: it sees well enough to begin with,
     and a step costs a third."""
@@ -65,13 +65,13 @@ class ScoreRecipe:
     """Weight of the squared error towards the local features, a unit being their variance."""
     texture: float = 0.5
     """Weight of the squared error towards what the texture teacher saw, if there is one."""
-    mapped: int = 10
+    mapped: int = 20
     """Pictures of a batch whose local features are computed."""
     mirror: float = 0.5
     """Weight of the squared difference to a mirrored picture's score, in units of (5 points)²."""
     seed: int = 0
     batch: BatchRecipe = field(default_factory=BatchRecipe)
-    firming_steps: int = 250
+    firming_steps: int = 400
     """Steps after ``steps`` in which most pictures also come spoiled and outranking the copy counts
     most: a spoiled copy of a poor picture is told apart last."""
     firming_rate: float = 0.25

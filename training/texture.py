@@ -3,9 +3,9 @@
 Small patches of a picture at several scales are compared with a dictionary learnt from patches
 alone (whitened, k-means: Coates, Lee and Ng 2011), and how strongly each atom answers is averaged
 over the picture. Kernel regression on that knows quality from two thousand ratings better than a
-network trained from nothing, at ten times the cost of nano. nano learns from it twice: the ratings
-of the training pictures are smoothed by what the regression says of each when it has seen no
-picture of its prompt, and a head that is thrown away learns the principal components.
+network trained from nothing, at ten times the cost of nano. A model learns from it twice: the
+ratings of the training pictures are smoothed by what the regression says of each when it has seen
+no picture of its prompt, and a head that is thrown away learns the principal components.
 """
 
 from __future__ import annotations
@@ -153,21 +153,32 @@ def out_of_fold(
 
     Nothing that is asked of a picture was learnt from one of the same prompt.
     """
-    squares = features.square().sum(1)
-    distances = squares[:, None] + squares - 2 * features @ features.T
-    kernel = torch.exp(-recipe.width * distances.clamp_min(0) / features.shape[1])
-    known, said = score.double(), torch.zeros(len(score), dtype=torch.float64)
+    alike, said = likeness(features, recipe), torch.zeros(len(score), dtype=torch.float64)
     for round_ in range(recipe.rounds):
         fold = torch.tensor([_fold(prompt, round_, recipe) for prompt in prompts])
         for part in range(recipe.folds):
-            asked, others = fold == part, fold != part
-            if asked.any() and others.any():
-                mean = known[others].mean()
-                gram = kernel[others][:, others]
-                gram = gram + recipe.ridge * torch.eye(len(gram), dtype=gram.dtype)
-                weights = torch.linalg.solve(gram, known[others] - mean)
-                said[asked] += mean + kernel[asked][:, others] @ weights
+            asked, known = fold == part, fold != part
+            if asked.any() and known.any():
+                said[asked] += regress(alike, score, known, asked, recipe)
     return (said / recipe.rounds).float()
+
+
+def likeness(features: Tensor, recipe: TextureRecipe) -> Tensor:
+    """(N, D) standardised features → the kernel (N, N), 1 where two pictures look the same."""
+    squares = features.square().sum(1)
+    distances = squares[:, None] + squares - 2 * features @ features.T
+    return torch.exp(-recipe.width * distances.clamp_min(0) / features.shape[1])
+
+
+def regress(
+    alike: Tensor, score: Tensor, known: Tensor, asked: Tensor, recipe: TextureRecipe
+) -> Tensor:
+    """Scores of the ``asked`` rows (fp64), learnt from those of the ``known``; both (N,) bool."""
+    ratings = score[known].double()
+    gram = alike[known][:, known]
+    gram = gram + recipe.ridge * torch.eye(len(gram), dtype=gram.dtype)
+    weights = torch.linalg.solve(gram, ratings - ratings.mean())
+    return ratings.mean() + alike[asked][:, known] @ weights
 
 
 def _fold(prompt: str, round_: int, recipe: TextureRecipe) -> int:

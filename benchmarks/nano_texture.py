@@ -1,0 +1,49 @@
+"""How far texture alone goes: the teacher of nano's recipe on trial, on prompts it has not seen.
+
+A dictionary of small patches learnt without ratings, and kernel regression on its averaged answers
+(training/texture.py). Takes ten minutes on two cores.
+
+    python benchmarks/nano_texture.py --data AGIQA-3K-FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from nano_quality import print_agreement
+
+from artimuse.training import nano, texture
+from artimuse.training.datasets import agiqa3k
+from artimuse.training.metrics import agreement
+
+import machine
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="AGIQA-3K: labels.csv, images/")
+    options = parser.parse_args()
+    parts = agiqa3k.split(agiqa3k.load(options.data))
+    learnt, held = [*parts["train"], *parts["validation"]], parts["test"]
+    recipe = texture.TextureRecipe()
+    pool = nano.load_pool([*learnt, *held], 0, torch.device("cpu"))
+    atoms = texture.learn_atoms(pool.images[: len(learnt)], recipe)
+    features = texture.standardise(texture.texture_features(pool.images, atoms), len(learnt))
+    known = torch.arange(len(features)) < len(learnt)
+    alike = texture.likeness(features, recipe)
+    said = texture.regress(alike, pool.score, known, ~known, recipe)
+    figures = agreement(
+        said.numpy(),
+        np.array([rating.score for rating in held]),
+        [rating.prompt for rating in held],
+        [rating.generator for rating in held],
+    )
+    print(f"{machine.describe()}; {figures.n} images of prompts it has not seen\n")
+    print_agreement(figures)
+
+
+if __name__ == "__main__":
+    main()
