@@ -80,7 +80,8 @@ def _weights_alone(staged: Staged, bits: int, share: float = 1.0) -> ir.Model:
         quantizer = MatMulNBitsQuantizer(model, nodes_to_exclude=left, algo_config=config)
         quantizer.process()
         model = quantizer.model.model
-    return ir.from_proto(model)
+    made: ir.Model = ir.from_proto(model)
+    return made
 
 
 def _fp8(staged: Staged) -> ir.Model:

@@ -129,7 +129,10 @@ def test_shipped_weights_stay_small() -> None:
     assert sum(file.stat().st_size for file in locate(NANO).iterdir()) <= 16_000_000
 
 
-@pytest.mark.parametrize("precision", ["int8", "int4", "fp8"])
+@pytest.mark.parametrize(
+    "precision",
+    ["int8", *(pytest.param(slower, marks=pytest.mark.slow) for slower in ("int4", "fp8"))],
+)
 def test_fewer_bits_stay_within_their_bound(tmp_path, precision) -> None:
     directory = tmp_path / precision
     manifest = to_onnx.export_onnx(locate(NANO), directory, Recipe(precision))

@@ -3,7 +3,7 @@
 Small patches of a picture at several scales are compared with a dictionary learnt from patches
 alone (whitened, k-means: Coates, Lee and Ng 2011), and how strongly each atom answers is averaged
 over the picture. Kernel regression on that knows quality from two thousand ratings better than a
-network trained from nothing, at ten times the cost of nano. A model learns from it twice: the
+network trained from nothing, at twenty times nano's cost. A model learns from it twice: the
 ratings of the training pictures are smoothed by what the regression says of each when it has seen
 no picture of its prompt, and a head that is thrown away learns the principal components.
 """
