@@ -30,8 +30,7 @@ def main() -> None:
     learnt, held = [*parts["train"], *parts["validation"]], parts["test"]
     recipe = texture.TextureRecipe()
     pool = nano.load_pool([*learnt, *held], 0, torch.device("cpu"))
-    atoms = texture.learn_atoms(pool.images[: len(learnt)], recipe)
-    features = texture.standardise(texture.texture_features(pool.images, atoms), len(learnt))
+    features = texture.look(pool.images, len(learnt), recipe)
     known = torch.arange(len(features)) < len(learnt)
     alike = texture.likeness(features, recipe)
     said = texture.regress(alike, pool.score, known, ~known, recipe)

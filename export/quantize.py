@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from .fp8 import quantize_fp8
-from .products import first_block
+from .products import first_block, weighted_products
 
 PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}
 """Metadata by which onnxruntime's quantizer knows that shapes are inferred, as the exporter does;
@@ -67,14 +67,13 @@ def _weights_alone(staged: Staged, bits: int, share: float = 1.0) -> ir.Model:
             DefaultWeightOnlyQuantConfig,
             MatMulNBitsQuantizer,
         )
-    model = onnx.load(staged.path)
-    weights = {weight.name for weight in model.graph.initializer}
     products = [
         node.name
-        for node in model.graph.node
-        if node.op_type == "MatMul" and weights.intersection(node.input)
+        for node in weighted_products(ir.load(staged.path))
+        if node.op_type == "MatMul"  # the quantizer takes no other
     ]
     exact = products[: len(products) - round(share * len(products))]
+    model = onnx.load(staged.path)
     for width, left in ((bits, exact), (8, [])):  # the second finds what the first has left
         config = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=False, bits=width)
         quantizer = MatMulNBitsQuantizer(model, nodes_to_exclude=left, algo_config=config)

@@ -34,14 +34,7 @@ from .patch_filters import absolute_values, even_out, patch_filters, reference_l
 from .score_batches import UNKNOWN, BatchRecipe, Pool
 from .score_stage import Normalise, ScoreRecipe, ScoreTrainer, predict
 from .text_stage import TextRecipe, train_text
-from .texture import (
-    TextureRecipe,
-    learn_atoms,
-    out_of_fold,
-    principal_components,
-    standardise,
-    texture_features,
-)
+from .texture import TextureRecipe, look, out_of_fold, principal_components
 from .tokenizer import build_tokenizer, corpus, save_tokenizer
 
 _log = logging.getLogger(__name__)
@@ -236,6 +229,7 @@ def load_pool(ratings: Sequence[Rating], rendered: int, device: torch.device) ->
         source=torch.tensor(
             [sources[_source(r)] for r in ratings] + [UNKNOWN] * rendered, device=device
         ),
+        texture=torch.empty(len(images) + rendered, 0, device=device),
     )
 
 
@@ -250,8 +244,7 @@ def training_pool(config: NanoConfig, ratings: Sequence[Rating], device: torch.d
 def _taught(pool: Pool, prompts: Sequence[str], recipe: TextureRecipe) -> Pool:
     """Smooth the ratings of the first ``len(prompts)`` pictures by what the teacher says."""
     rated, score = len(prompts), pool.score.clone()
-    features = texture_features(pool.images, learn_atoms(pool.images[:rated], recipe))
-    seen = standardise(features, rated)
+    seen = look(pool.images, rated, recipe)
     said = out_of_fold(seen[:rated], score[:rated].cpu(), prompts, recipe).to(score.device)
     _log.info("texture teacher: SRCC %.3f", srcc(said.cpu(), score[:rated].cpu()))
     score[:rated] = score[:rated].lerp(said, recipe.trust)

@@ -31,8 +31,8 @@ class Pool:
     """(N,) spread of the opinions, score points."""
     source: Tensor
     """(N,) which generator and variant made it; ``UNKNOWN`` for unrated pictures."""
-    texture: Tensor | None = None
-    """(N, F) what a teacher saw of each whole picture, or its mirror image; None without one."""
+    texture: Tensor
+    """(N, F) what a teacher saw of each whole picture, or its mirror image; F is 0 without one."""
 
 
 @dataclass
@@ -132,7 +132,7 @@ def _group(
     low_score = score[:pairs] * (1 - 0.85 * severity)
     low = soft_target(low_score, std[:pairs] * (1 - 0.5 * severity), values).nan_to_num(0.0)
     source = pool.source[rows].clone()
-    texture = _texture(pool, rows) if whole else _unseen(pool, len(rows))
+    texture = pool.texture[rows] if whole else _unseen(pool, len(rows))
     if float(torch.rand(())) < recipe.mix:
         _mix(clean, target, score, source, start=pairs)
         texture[pairs:] = torch.nan
@@ -156,13 +156,8 @@ def _group(
     )
 
 
-def _texture(pool: Pool, rows: Tensor) -> Tensor:
-    return _unseen(pool, len(rows)) if pool.texture is None else pool.texture[rows]
-
-
 def _unseen(pool: Pool, count: int) -> Tensor:
-    width = 0 if pool.texture is None else pool.texture.shape[1]
-    return torch.full((count, width), torch.nan, device=pool.images.device)
+    return pool.texture.new_full((count, pool.texture.shape[1]), torch.nan)
 
 
 def _crop(images: Tensor, rows: Tensor, recipe: BatchRecipe, size: int) -> tuple[Tensor, bool]:

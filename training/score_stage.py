@@ -84,7 +84,7 @@ class ScoreRecipe:
 class AuxiliaryHeads(nn.Module):
     """Which generator, which distortion, what texture? Thrown away after training."""
 
-    def __init__(self, width: int, sources: int, textures: int = 0) -> None:
+    def __init__(self, width: int, sources: int, textures: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.source = nn.Linear(width, sources)
@@ -115,8 +115,8 @@ class ScoreTrainer:
         add_drop_path(graph, recipe.drop_path)
         torch.manual_seed(recipe.seed)
         width = graph.projector.layer_norm.normalized_shape[0]
-        textures = 0 if pool.texture is None else pool.texture.shape[1]
-        self.heads = AuxiliaryHeads(width, int(pool.source.max()) + 1, textures).to(self.device)
+        sources, textures = int(pool.source.max()) + 1, pool.texture.shape[1]
+        self.heads = AuxiliaryHeads(width, sources, textures).to(self.device)
         self.values = torch.tensor(ORDERED_100.values, device=self.device)
         self.normalise = Normalise().to(self.device)
         self._tokens: list[Tensor] = []

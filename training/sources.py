@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from ..artimuse_core.errors import UsageError
 from . import datasets
 from .arguments import SUBSETS, StageConfig
-from .datasets.base import Sample, Scale
+from .datasets.base import Sample, Scale, hashed
 
 _log = logging.getLogger(__name__)
 
@@ -110,5 +109,4 @@ def _chosen(sources: Sequence[str], subsets: Sequence[str]) -> list[str]:
 def _place(sample: Sample, seed: int) -> float:
     """Uniform in 0..1, the same for all images of a prompt."""
     key = sample.groups.get("prompt", sample.image.name)
-    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    return hashed(f"{seed}:{key}") / 2**64

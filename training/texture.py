@@ -10,13 +10,14 @@ no picture of its prompt, and a head that is thrown away learns the principal co
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .datasets.base import hashed
 
 SIDE = 7
 """Of a patch, pixels."""
@@ -139,6 +140,11 @@ def _features(pixels: Tensor, dictionary: Sequence[Atoms]) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
+def look(images: Tensor, usual: int, recipe: TextureRecipe) -> Tensor:
+    """(N, 3, H, W) uint8 → (N, D) standardised features; the first ``usual`` set the standard."""
+    return standardise(texture_features(images, learn_atoms(images[:usual], recipe)), usual)
+
+
 def standardise(features: Tensor, usual: int) -> Tensor:
     """(N, D) → mean 0 and spread 1 over the first ``usual`` rows, outliers cut, in fp64."""
     features = features.double()
@@ -182,8 +188,7 @@ def regress(
 
 
 def _fold(prompt: str, round_: int, recipe: TextureRecipe) -> int:
-    digest = hashlib.sha256(f"{recipe.seed}:{round_}:{prompt}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") % recipe.folds
+    return hashed(f"{recipe.seed}:{round_}:{prompt}") % recipe.folds
 
 
 def principal_components(features: Tensor, count: int) -> Tensor:

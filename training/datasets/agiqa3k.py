@@ -7,12 +7,11 @@ recognise a test image by its siblings: :func:`split` cuts by prompt.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from ...artimuse_core.errors import UsageError
-from .base import Row, Sample, Scale, csv_rows, number, parse, relative
+from .base import Row, Sample, Scale, csv_rows, hashed, number, parse, relative
 
 SCALE = Scale(0, 5)
 PARTS = {"test": 0.20, "validation": 0.20, "train": 0.60}
@@ -76,8 +75,7 @@ def _rating(folder: Path, row: Row) -> Rating:
 
 def part_of(prompt: str, seed: int = 0) -> str:
     """Which of ``PARTS`` a prompt belongs to: a hash, so that order and subset do not matter."""
-    digest = hashlib.sha256(f"{seed}:{prompt}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64  # uniform in 0..1
+    place = hashed(f"{seed}:{prompt}") / 2**64  # uniform in 0..1
     for part, share in PARTS.items():
         if place < share:
             return part

@@ -7,6 +7,7 @@ does not fit; everything behind it knows :class:`Sample` alone.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -132,6 +133,11 @@ def opinion(counts: Sequence[float], values: Sequence[float]) -> tuple[float, fl
     mean = sum(c * v for c, v in zip(counts, values, strict=True)) / total
     variance = sum(c * (v - mean) ** 2 for c, v in zip(counts, values, strict=True)) / total
     return mean, math.sqrt(variance)
+
+
+def hashed(key: str) -> int:
+    """A number in 0..2**64 - 1 for each key: splits by it do not depend on order or subset."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
 
 
 def existing(directory: Path, *names: str, what: str) -> Path:
