@@ -165,10 +165,13 @@ class ScoringGraph(nn.Module):
         return self._project(self.image_features(pixel_values))
 
     def _project(self, x: Tensor) -> Tensor:
+        return self.projector(self.unshuffle(x))
+
+    def unshuffle(self, x: Tensor) -> Tensor:
+        """(B, patches, vision width) → (B, image tokens, 4 · vision width): 2×2 patches joined."""
         side, width = self.input_size // _side(self.vision.config.patch_size), x.shape[-1]
         x = x.reshape(-1, side // 2, 2, side // 2, 2, width)
-        x = x.permute(0, 1, 3, 2, 4, 5).reshape(-1, self.image_tokens, 4 * width)
-        return self.projector(x)
+        return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, self.image_tokens, 4 * width)
 
     # --- language model -------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ import machine
 
 SHAPES = {
     "slim": nano.NanoShape(vision_width=96, vision_layers=2, vision_mlp=192),
-    "nano": nano.NanoShape(),
+    "nano": nano.NanoShape(vision_layers=3),
     "wide": nano.NanoShape(vision_width=256, vision_layers=2, vision_mlp=512),
 }
 # Input side and patch; the first two have the same number of places.
@@ -122,7 +122,7 @@ def measure(
     row = f"| {name} | {shape.input_size} | {shape.patch_size} | {parameters / 1e6:.1f} M "
     row += f"| {speed(graph):.0f} | {agreement(start, held)} |"
     if steps:
-        recipe = replace(config.recipe, steps=steps, firming_steps=0)
+        recipe = replace(config.recipe, steps=steps)
         trainer = ScoreTrainer(graph, pool, recipe)
         trainer.run()
         trainer.finish()

@@ -1,4 +1,4 @@
-"""How far texture alone goes: the teacher of nano's recipe on trial, on prompts it has not seen.
+"""How far texture alone goes: nano's teacher, on prompts it has not seen.
 
 A dictionary of small patches learnt without ratings, and kernel regression on its averaged answers
 (training/texture.py). Takes ten minutes on two cores.
@@ -28,12 +28,11 @@ def main() -> None:
     options = parser.parse_args()
     parts = agiqa3k.split(agiqa3k.load(options.data))
     learnt, held = [*parts["train"], *parts["validation"]], parts["test"]
-    recipe = texture.TextureRecipe()
+    recipe = texture.TextureRecipe(local=0)
     pool = nano.load_pool([*learnt, *held], 0, torch.device("cpu"))
-    features = texture.look(pool.images, len(learnt), recipe)
-    known = torch.arange(len(features)) < len(learnt)
-    alike = texture.likeness(features, recipe)
-    said = texture.regress(alike, pool.score, known, ~known, recipe)
+    features, _ = texture.look(pool.images, len(learnt), recipe)
+    known = len(learnt)
+    said = texture.regression(features[:known], pool.score[:known], recipe)(features[known:])
     figures = agreement(
         said.numpy(),
         np.array([rating.score for rating in held]),

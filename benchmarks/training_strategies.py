@@ -41,7 +41,7 @@ from artimuse.training.tokenizer import build_tokenizer, corpus, save_tokenizer
 
 import machine
 
-SHAPE = NanoShape()
+SHAPE = NanoShape(input_size=384, vision_layers=3)
 ALIKE: dict[str, Any] = {
     "llm": "full", "train_vision": False, "epochs": 4, "batch_size": 32, "device_batch_size": 32,
     "learning_rate": 1e-3, "log_every": 20, "workers": 0, "tracker": "none", "save_every": 200,

@@ -21,6 +21,7 @@ from artimuse.training.datasets import agiqa3k
 from artimuse.training.datasets.rendered import render
 from artimuse.training.descriptions import describe, facts
 from artimuse.training.local_features import MAPS, local_features
+from artimuse.training.readout_stage import ReadoutRecipe, train_readout
 from artimuse.training.score_batches import UNKNOWN, BatchRecipe, draw_batch, soft_target
 from artimuse.training.score_stage import ScoreRecipe, ScoreTrainer
 from artimuse.training.text_stage import TextRecipe, train_text
@@ -43,10 +44,14 @@ TINY = nano.NanoConfig(
         steps=4,
         readout_steps=1,
         batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2),
-        firming_steps=2,
-        firming_batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2, spoiled=1.0),
     ),
     texture=TextureRecipe(atoms=8, patches=2000, components=4),
+    readout=ReadoutRecipe(
+        batches=2,
+        steps=3,
+        composed=4,
+        batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2, mix=0),
+    ),
     text=None,
     rendered=4,
 )
@@ -173,25 +178,24 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(rated, tmp_path) -> Non
         torch.testing.assert_close(tensor, weights[1][name], atol=1e-3, rtol=0, msg=name)
 
 
-def test_the_last_steps_see_most_pictures_spoiled_at_a_falling_rate(
-    rated, tmp_path, monkeypatch
-) -> None:
-    drawn = []
-
-    def draw(pool, recipe, size, values):
-        drawn.append(recipe.spoiled)
-        return draw_batch(pool, recipe, size, values)
-
-    monkeypatch.setattr(score_stage, "draw_batch", draw)
-    pool = nano.load_pool(agiqa3k.load(rated)[:40], TINY.rendered, CPU)
-    recipe = TINY.recipe
-    trainer = ScoreTrainer(nano.build(TINY, tmp_path), pool, recipe)
-    trainer.run()
-    assert trainer.step == recipe.steps + recipe.firming_steps
-    assert drawn == [recipe.batch.spoiled] * 4 + [1.0] * 2
-    first, second = (score_stage.learning_rate(step, recipe) for step in (4, 5))
-    assert first == recipe.learning_rate * recipe.firming_rate
-    assert second == first / 2
+def test_the_readout_learns_from_what_a_standing_tower_saw(rated, tmp_path) -> None:
+    ratings = agiqa3k.load(rated)
+    pool = nano.load_pool(ratings[:120], TINY.rendered, CPU)
+    graph = nano.build(TINY, tmp_path)
+    nano.initialise(graph, pool, 0)
+    before = {name: weight.clone() for name, weight in graph.vision.state_dict().items()}
+    # From random weights, which the ranking term would hold down.
+    recipe = replace(
+        TINY.readout, batches=40, steps=300, learning_rate=1e-2, ema=0.9, composed=16, rank=0.2
+    )
+    losses = train_readout(graph, pool, recipe)
+    assert losses.keys() >= {"tokens", "expectation", "rank", "mirror"}
+    for name, weight in graph.vision.state_dict().items():
+        torch.testing.assert_close(weight, before[name], rtol=0, atol=0)
+    unseen = ratings[120:]
+    logits = score_stage.predict(graph, nano.squashed([r.image for r in unseen], SIDE), CPU)
+    scores = ORDERED_100.readout(logits.numpy()).score
+    assert metrics.srcc(scores, [r.score for r in unseen]) > 0.5  # of 40
 
 
 def test_local_features_tell_sharp_from_soft_and_bright_from_dark() -> None:

@@ -6,17 +6,19 @@ import torch
 from artimuse.artimuse_core.score_tokens import ORDERED_100
 from artimuse.training import augment, metrics
 from artimuse.training.datasets.rendered import render
+from artimuse.training.kernel import KernelRegression, Standard
 from artimuse.training.score_batches import BatchRecipe, Pool, draw_batch
 from artimuse.training.texture import (
     TextureRecipe,
     learn_atoms,
+    learn_axes,
+    look,
     out_of_fold,
     principal_components,
-    standardise,
     texture_features,
 )
 
-SMALL = TextureRecipe(atoms=8, patches=2000, folds=4, rounds=2)
+SMALL = TextureRecipe(atoms=8, patches=2000, folds=4, rounds=2, local=6)
 
 
 @pytest.fixture(scope="module")
@@ -27,20 +29,42 @@ def seen() -> tuple[torch.Tensor, torch.Tensor]:
     pictures = augment.noise(pictures, torch.full((96,), 0.2))
     pictures = augment.gaussian_blur(pictures, torch.linspace(0, 1, 96))
     images = (pictures * 255).round().to(torch.uint8)
-    return images, texture_features(images, learn_atoms(images, SMALL))
+    return images, look(images, 96, SMALL)[0]
 
 
 def test_a_mirrored_picture_looks_the_same(seen) -> None:
     images, features = seen
-    mirrored = texture_features(images[:5].flip(-1), learn_atoms(images, SMALL))
+    dictionary = learn_atoms(images, SMALL)
+    axes = learn_axes(images, dictionary, SMALL.local)
+    mirrored, its_cells = texture_features(images[:5].flip(-1), dictionary, axes)
     torch.testing.assert_close(mirrored, features[:5], atol=1e-4, rtol=1e-4)
+    _, cells = texture_features(images[:5], dictionary, axes)
+    torch.testing.assert_close(its_cells, cells.flip(0), atol=1e-2, rtol=1e-2)  # fp16
+
+
+def test_a_cell_is_told_by_its_own_part_of_the_picture() -> None:
+    torch.manual_seed(0)
+    pictures = augment.noise(render(10, 256).float() / 255, torch.full((10,), 0.2))
+    blurred = augment.gaussian_blur(pictures, torch.full((10,), 0.5))
+    joined = torch.cat([pictures[..., :128], blurred[..., 128:]], dim=-1)
+    images = (torch.cat([pictures, blurred, joined]) * 255).round().to(torch.uint8)
+    dictionary = learn_atoms(images, SMALL)
+    axes = learn_axes(images, dictionary, SMALL.local)
+    assert float(axes.directions.norm()) > 0
+    _, cells = texture_features(images, dictionary, axes)
+    assert cells.shape == (2, 30, SMALL.local, 16, 16)
+    sharp, soft, both = cells[0].float().split(10)
+    left, right = slice(0, 3), slice(13, 16)  # farther from the seam than the coarsest patch
+    torch.testing.assert_close(both[..., left], sharp[..., left], atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(both[..., right], soft[..., right], atol=2e-2, rtol=2e-2)
+    assert float((sharp - soft)[..., right].abs().mean()) > 0.1
 
 
 def test_it_tells_blur_of_prompts_it_has_not_seen(seen) -> None:
     _, features = seen
     score = torch.linspace(90, 10, 96)
     prompts = [f"prompt {i % 24}" for i in range(96)]
-    said = out_of_fold(standardise(features, 96), score, prompts, SMALL)
+    said = out_of_fold(features, score, prompts, SMALL)
     assert metrics.srcc(said, score) > 0.6
 
 
@@ -49,17 +73,26 @@ def test_what_it_says_of_a_prompt_does_not_depend_on_that_prompts_ratings(seen) 
     score = torch.linspace(90, 10, 96)
     prompts = [f"prompt {i % 12}" for i in range(96)]
     mine = torch.tensor([prompt == "prompt 3" for prompt in prompts])
-    standard = standardise(features, 96)
-    before = out_of_fold(standard, score, prompts, SMALL)
-    after = out_of_fold(standard, score + 40 * mine, prompts, SMALL)
+    before = out_of_fold(features, score, prompts, SMALL)
+    after = out_of_fold(features, score + 40 * mine, prompts, SMALL)
     torch.testing.assert_close(after[mine], before[mine])
     assert float((after - before)[~mine].abs().max()) > 1
 
 
+def test_kernel_regression_finds_a_smooth_function_again() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(300, 3) * torch.tensor([1.0, 50.0, 0.01])  # scale does not matter
+    score = 50 + 10 * features[:, 0].sin() + features[:, 1].abs() / 5
+    told = KernelRegression(features[:250], score[:250], width=0.3, ridge=0.01)(features[250:])
+    assert metrics.plcc(told, score[250:]) > 0.97
+    flat = KernelRegression(features[:250], score[:250], width=0.3, ridge=1e9)(features[250:])
+    torch.testing.assert_close(flat, score[:250].mean().expand(50), atol=1e-3, rtol=0)
+
+
 def test_components_are_uncorrelated_and_the_largest_come_first(seen) -> None:
     _, features = seen
-    standard = standardise(features, 96)
-    components = principal_components(standard, 5)
+    standard = Standard(features)(features)
+    components = principal_components(features, 96, 5)
     torch.testing.assert_close(components.T @ components / 96, torch.eye(5), atol=1e-4, rtol=0)
     told = [float((standard.float().T @ column).norm()) for column in components.T]
     assert told == sorted(told, reverse=True)
@@ -75,6 +108,7 @@ def test_only_whole_clean_pictures_are_said_to_look_as_the_teacher_saw_them(seen
         std=torch.full((count,), 8.0),
         source=torch.zeros(count, dtype=torch.long),
         texture=torch.arange(count)[:, None].float(),
+        cells=torch.stack([torch.arange(count), -torch.arange(count)])[..., None, None, None],
     )
     recipe = BatchRecipe(rated=16, unrated=0, worthless=2, groups=2, mix=mix, spoiled=0.5)
     torch.manual_seed(0)
@@ -84,6 +118,7 @@ def test_only_whole_clean_pictures_are_said_to_look_as_the_teacher_saw_them(seen
         known = ~batch.texture[:, 0].isnan()
         assert not bool(known[batch.spoiled].any())
         assert not bool(known[-2:].any())  # worthless ones
+        assert bool((batch.cells[:, 0, 0, 0].isnan() | known).all())
         if mix == 0:
             rows = batch.texture[known, 0].long()
             torch.testing.assert_close(batch.score[known], pool.score[rows])

@@ -197,10 +197,10 @@ def jitter(images: Tensor, strength: float) -> Tensor:
 
 
 def flip_some(images: Tensor) -> Tensor:
-    """Mirror half of the pictures left to right, in place."""
-    rows = torch.nonzero(_coin(images) > 0)[:, 0]
-    images[rows] = images[rows].flip(-1)
-    return images
+    """Mirror half of the pictures left to right, in place; returns which, (B,) bool."""
+    chosen = _coin(images) > 0
+    images[chosen] = images[chosen].flip(-1)
+    return chosen
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -31,7 +31,8 @@ from .datasets.agiqa3k import Rating
 from .datasets.rendered import render
 from .metrics import agreement, srcc
 from .patch_filters import absolute_values, even_out, patch_filters, reference_levels
-from .score_batches import UNKNOWN, BatchRecipe, Pool
+from .readout_stage import ReadoutRecipe, train_readout
+from .score_batches import UNKNOWN, Pool
 from .score_stage import Normalise, ScoreRecipe, ScoreTrainer, predict
 from .text_stage import TextRecipe, train_text
 from .texture import TextureRecipe, look, out_of_fold, principal_components
@@ -44,11 +45,11 @@ _log = logging.getLogger(__name__)
 class NanoShape:
     """Sizes of the three parts; tokens = (input_size / patch_size)²."""
 
-    input_size: int = 384
+    input_size: int = 512
     """Side of the squashed picture, pixels."""
     patch_size: int = 32
     vision_width: int = 160
-    vision_layers: int = 3
+    vision_layers: int = 2
     vision_heads: int = 4
     vision_mlp: int = 320
     """Hidden units of the vision MLPs."""
@@ -123,8 +124,10 @@ class NanoConfig:
 
     shape: NanoShape = field(default_factory=NanoShape)
     recipe: ScoreRecipe = field(default_factory=ScoreRecipe)
-    texture: TextureRecipe | None = None
+    texture: TextureRecipe | None = field(default_factory=TextureRecipe)
     """Who teaches it to see, and smooths the ratings; None for people's ratings alone."""
+    readout: ReadoutRecipe | None = field(default_factory=ReadoutRecipe)
+    """How projector and language model learn to score once the tower stands; None for not anew."""
     text: TextRecipe | None = field(default_factory=TextRecipe)
     """How it learns to describe, afterwards; None for a model that scores only."""
     rendered: int = 256
@@ -132,22 +135,6 @@ class NanoConfig:
     split_seed: int = 0
     held_out: tuple[str, ...] = ("test",)
     """Parts of the split never trained on; choices are made with ``validation`` held out too."""
-
-
-def closer_look() -> NanoConfig:
-    """A recipe on trial: 512 pixels and a texture teacher (docs/decisions/0006 has its figures)."""
-    batch = BatchRecipe(rated=48, shift=15)
-    return NanoConfig(
-        shape=NanoShape(input_size=512, vision_layers=2),
-        recipe=ScoreRecipe(
-            steps=2000,
-            mapped=10,
-            batch=batch,
-            firming_steps=250,
-            firming_batch=replace(batch, spoiled=0.8),
-        ),
-        texture=TextureRecipe(),
-    )
 
 
 def build(config: NanoConfig, directory: Path) -> ScoringGraph:
@@ -230,6 +217,7 @@ def load_pool(ratings: Sequence[Rating], rendered: int, device: torch.device) ->
             [sources[_source(r)] for r in ratings] + [UNKNOWN] * rendered, device=device
         ),
         texture=torch.empty(len(images) + rendered, 0, device=device),
+        cells=torch.empty(2, len(images) + rendered, 0, 1, 1, device=device),
     )
 
 
@@ -244,12 +232,12 @@ def training_pool(config: NanoConfig, ratings: Sequence[Rating], device: torch.d
 def _taught(pool: Pool, prompts: Sequence[str], recipe: TextureRecipe) -> Pool:
     """Smooth the ratings of the first ``len(prompts)`` pictures by what the teacher says."""
     rated, score = len(prompts), pool.score.clone()
-    seen = look(pool.images, rated, recipe)
+    seen, cells = look(pool.images, rated, recipe)
     said = out_of_fold(seen[:rated], score[:rated].cpu(), prompts, recipe).to(score.device)
     _log.info("texture teacher: SRCC %.3f", srcc(said.cpu(), score[:rated].cpu()))
     score[:rated] = score[:rated].lerp(said, recipe.trust)
-    texture = principal_components(seen, recipe.components).to(score.device)
-    return replace(pool, score=score, texture=texture)
+    texture = principal_components(seen, rated, recipe.components).to(score.device)
+    return replace(pool, score=score, texture=texture, cells=cells.to(score.device))
 
 
 def _source(rating: Rating) -> str:
@@ -318,6 +306,8 @@ def train(
     trainer = ScoreTrainer(graph, pool, config.recipe)
     trainer.run(output / "training.pt", resume=resume)
     trainer.finish()
+    if config.readout:
+        train_readout(graph, pool, config.readout)
     written = None
     if config.text:
         tokenizer = checkpoint.load_tokenizer(output)
@@ -358,14 +348,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/training.pt")
     parser.add_argument("--steps", type=int, help="fewer steps than the recipe's, for a trial")
-    parser.add_argument("--closer", action="store_true", help="the recipe on trial, see decision 6")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    config = closer_look() if options.closer else NanoConfig()
+    config = NanoConfig()
     if options.steps:
-        firming = min(config.recipe.firming_steps, options.steps // 8)
-        recipe = replace(config.recipe, steps=options.steps, firming_steps=firming)
-        config = replace(config, recipe=recipe)
+        config = replace(config, recipe=replace(config.recipe, steps=options.steps))
     facts = train(config, options.data, options.output, pick_device(options.device), options.resume)
     print(json.dumps(facts["figures"], indent=1))
 

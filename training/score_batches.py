@@ -33,6 +33,8 @@ class Pool:
     """(N,) which generator and variant made it; ``UNKNOWN`` for unrated pictures."""
     texture: Tensor
     """(N, F) what a teacher saw of each whole picture, or its mirror image; F is 0 without one."""
+    cells: Tensor
+    """(2, N, C, g, g) and of the cells of each, [1] being its mirror image."""
 
 
 @dataclass
@@ -51,6 +53,8 @@ class Batch:
     """(B,) class of the distortion."""
     texture: Tensor
     """(B, F) what the teacher saw; NaN where it has seen no such picture."""
+    cells: Tensor
+    """(B, C, g, g) the same of its cells."""
     original: Tensor
     """(P,) rows of the originals …"""
     spoiled: Tensor
@@ -67,7 +71,7 @@ class Batch:
 class BatchRecipe:
     """What a batch is made of."""
 
-    rated: int = 64
+    rated: int = 48
     """Rated pictures."""
     spoiled: float = 0.4
     """Share of the rated pictures that also come as a spoiled copy."""
@@ -80,7 +84,7 @@ class BatchRecipe:
     """Pictures of one group share the size of their crop and the kind of distortion."""
     min_crop: float = 0.75
     """Least side of a crop, as a share of the picture's."""
-    shift: int = 0
+    shift: int = 15
     """Pixels by which whole pictures are moved, at most."""
     jitter: float = 0.06
     """Greatest relative change of brightness, contrast and saturation."""
@@ -120,11 +124,14 @@ def _group(
     rows = torch.cat([unrated, rated])  # the first `pairs` rows also come spoiled
     pairs = len(unrated) + paired
     full, whole = _crop(pool.images, rows, recipe, size)
-    clean = augment.jitter(augment.flip_some(_fit(full, size)), recipe.jitter)
+    clean = _fit(full, size)
+    flipped = augment.flip_some(clean)
+    clean = augment.jitter(clean, recipe.jitter)
     severity = 0.1 + 0.9 * torch.rand(pairs, device=clean.device)
     distort = list(augment.DISTORTIONS.values())[kind]
     if float(torch.rand(())) < 0.7:
-        spoiled = augment.flip_some(_fit(distort(full[:pairs], severity), size))
+        spoiled = _fit(distort(full[:pairs], severity), size)
+        augment.flip_some(spoiled)
     else:  # faults as fine as the model's own pixels, as a small picture would show them
         spoiled = distort(clean[:pairs], severity)
     score, std = pool.score[rows], pool.std[rows]
@@ -132,13 +139,16 @@ def _group(
     low_score = score[:pairs] * (1 - 0.85 * severity)
     low = soft_target(low_score, std[:pairs] * (1 - 0.5 * severity), values).nan_to_num(0.0)
     source = pool.source[rows].clone()
-    texture = pool.texture[rows] if whole else _unseen(pool, len(rows))
+    texture, cells = _unseen(pool, len(rows))
+    if whole:
+        texture, cells = pool.texture[rows], pool.cells[flipped.long(), rows].float()
     if float(torch.rand(())) < recipe.mix:
         _mix(clean, target, score, source, start=pairs)
-        texture[pairs:] = torch.nan
+        texture[pairs:] = cells[pairs:] = torch.nan
     index = torch.arange(pairs, device=clean.device)
     seen = torch.arange(pairs, min(pairs + round(len(rated) * recipe.mirrored), len(rows)))
     seen = seen.to(clean.device)
+    unseen = _unseen(pool, pairs)
     kinds = torch.full((len(rows) + pairs + len(seen),), CLEAN, device=clean.device)
     kinds[len(rows) : len(rows) + pairs] = 1 + kind
     return Batch(
@@ -147,7 +157,8 @@ def _group(
         score=torch.cat([score, low_score, score[seen]]),
         source=torch.cat([source, torch.full_like(source[:pairs], UNKNOWN), source[seen]]),
         kind=kinds,
-        texture=torch.cat([texture, _unseen(pool, pairs), texture[seen]]),
+        texture=torch.cat([texture, unseen[0], texture[seen]]),
+        cells=torch.cat([cells, unseen[1], torch.full_like(cells[seen], torch.nan)]),
         original=index,
         spoiled=len(rows) + index,
         margin=4 + 12 * severity,
@@ -156,8 +167,12 @@ def _group(
     )
 
 
-def _unseen(pool: Pool, count: int) -> Tensor:
-    return pool.texture.new_full((count, pool.texture.shape[1]), torch.nan)
+def _unseen(pool: Pool, count: int) -> tuple[Tensor, Tensor]:
+    """``texture`` and ``cells`` of pictures that the teacher has not seen."""
+    return (
+        pool.texture.new_full((count, *pool.texture.shape[1:]), torch.nan),
+        pool.texture.new_full((count, *pool.cells.shape[2:]), torch.nan),
+    )
 
 
 def _crop(images: Tensor, rows: Tensor, recipe: BatchRecipe, size: int) -> tuple[Tensor, bool]:
@@ -234,13 +249,15 @@ def _worthless(count: int, size: int, values: Tensor, pool: Pool) -> Batch:
     score = torch.zeros(count, device=device)
     none = torch.zeros(0, dtype=torch.long, device=device)
     unknown = torch.full((count,), UNKNOWN, device=device)
+    unseen = _unseen(pool, count)
     return Batch(
         pixels=augment.worthless(count, size, device),
         target=soft_target(score, score + 2, values),
         score=score,
         source=unknown,
         kind=torch.full_like(unknown, WORTHLESS),
-        texture=_unseen(pool, count),
+        texture=unseen[0],
+        cells=unseen[1],
         original=none,
         spoiled=none,
         margin=score[:0],

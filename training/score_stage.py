@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,40 +65,40 @@ class ScoreRecipe:
     """Weight of the squared error towards the local features, a unit being their variance."""
     texture: float = 0.5
     """Weight of the squared error towards what the texture teacher saw, if there is one."""
-    mapped: int = 20
+    cells: float = 0.5
+    """The same for what it saw at the place of each token."""
+    mapped: int = 10
     """Pictures of a batch whose local features are computed."""
     mirror: float = 0.5
     """Weight of the squared difference to a mirrored picture's score, in units of (5 points)²."""
     seed: int = 0
     batch: BatchRecipe = field(default_factory=BatchRecipe)
-    firming_steps: int = 400
-    """Steps after ``steps`` in which most pictures also come spoiled and outranking the copy counts
-    most: a spoiled copy of a poor picture is told apart last."""
-    firming_rate: float = 0.25
-    """Of the peak learning rate; falls to nothing."""
-    firming_rank: float = 2.0
-    """``rank`` then."""
-    firming_batch: BatchRecipe = field(default_factory=lambda: BatchRecipe(spoiled=0.8))
 
 
 class AuxiliaryHeads(nn.Module):
     """Which generator, which distortion, what texture? Thrown away after training."""
 
-    def __init__(self, width: int, sources: int, textures: int) -> None:
+    def __init__(self, width: int, sources: int, textures: int, cells: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.source = nn.Linear(width, sources)
         self.kind = nn.Linear(width, KINDS)
         self.maps = nn.Linear(width, 4 * MAPS)
         self.texture = nn.Linear(width, textures) if textures else None
+        self.cells = nn.Linear(width, cells) if cells else None
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, places, width) → logits (B, sources), (B, KINDS); maps (B, places, 4·MAPS);
-        textures (B, F)."""
+    def forward(self, tokens: Tensor) -> dict[str, Tensor]:
+        """(B, places, width) → logits ``source`` (B, sources), ``kind`` (B, KINDS); ``maps``
+        (B, places, 4·MAPS); ``texture`` (B, F); ``cells`` (B, places, C)."""
         tokens = tokens.float()
-        pooled = self.norm(tokens.mean(dim=1))
-        texture = self.texture(pooled) if self.texture else pooled[:, :0]
-        return self.source(pooled), self.kind(pooled), self.maps(self.norm(tokens)), texture
+        pooled, each = self.norm(tokens.mean(dim=1)), self.norm(tokens)
+        return {
+            "source": self.source(pooled),
+            "kind": self.kind(pooled),
+            "maps": self.maps(each),
+            "texture": self.texture(pooled) if self.texture else pooled[:, :0],
+            "cells": self.cells(each) if self.cells else each[..., :0],
+        }
 
 
 class ScoreTrainer:
@@ -116,7 +116,7 @@ class ScoreTrainer:
         torch.manual_seed(recipe.seed)
         width = graph.projector.layer_norm.normalized_shape[0]
         sources, textures = int(pool.source.max()) + 1, pool.texture.shape[1]
-        self.heads = AuxiliaryHeads(width, sources, textures).to(self.device)
+        self.heads = AuxiliaryHeads(width, sources, textures, pool.cells.shape[2]).to(self.device)
         self.values = torch.tensor(ORDERED_100.values, device=self.device)
         self.normalise = Normalise().to(self.device)
         self._tokens: list[Tensor] = []
@@ -135,10 +135,9 @@ class ScoreTrainer:
             self.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
             _log.info("resumed at step %d", self.step)
         started, first = time.monotonic(), self.step
-        last = self.recipe.steps + self.recipe.firming_steps
-        while self.step < last:
+        while self.step < self.recipe.steps:
             losses = self.train_step()
-            if self.step % every == 0 or self.step in (self.recipe.steps, last):
+            if self.step % every == 0 or self.step == self.recipe.steps:
                 rate = (time.monotonic() - started) / (self.step - first)
                 terms = " ".join(f"{name} {float(value):.3f}" for name, value in losses.items())
                 _log.info("step %d, %.2f s a step: %s", self.step, rate, terms)
@@ -151,8 +150,6 @@ class ScoreTrainer:
     def train_step(self) -> dict[str, Tensor]:
         """One optimizer step. The seed depends on the step alone, so a resumed run repeats it."""
         recipe = self.recipe
-        if self.step >= recipe.steps:
-            recipe = replace(recipe, rank=recipe.firming_rank, batch=recipe.firming_batch)
         torch.manual_seed(recipe.seed * 1_000_003 + self.step)
         thawed = min(1.0, max(0, self.step - recipe.readout_steps) / TOWER_WARMUP)
         for group in self.optimizer.param_groups:
@@ -169,12 +166,15 @@ class ScoreTrainer:
             logits = self.graph(pixel_values)
             tokens = self._tokens.pop()
         losses = score_losses(logits, batch, self.values)
-        sources, kinds, maps, textures = self.heads(tokens)
-        losses["auxiliary"] = _class_loss(sources, batch.source) + _class_loss(kinds, batch.kind)
-        losses["texture"] = _known_error(textures, batch.texture)
+        told = self.heads(tokens)
+        losses["auxiliary"] = _class_loss(told["source"], batch.source)
+        losses["auxiliary"] += _class_loss(told["kind"], batch.kind)
+        side = math.isqrt(tokens.shape[1])
+        losses["texture"] = _known_error(told["texture"], batch.texture)
+        losses["cells"] = _known_error(told["cells"], _tokens_like(batch.cells, side))
         some = torch.randperm(len(batch.pixels))[: recipe.mapped].to(self.device)
-        wanted = local_features(batch.pixels[some], math.isqrt(tokens.shape[1]))
-        losses["maps"] = F.mse_loss(maps[some], wanted.flatten(2).transpose(1, 2))
+        wanted = local_features(batch.pixels[some], side)
+        losses["maps"] = F.mse_loss(told["maps"][some], wanted.flatten(2).transpose(1, 2))
         total = losses["tokens"] + sum(
             getattr(recipe, name) * value for name, value in losses.items() if name != "tokens"
         )
@@ -269,9 +269,6 @@ def _drop_path(rate: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
 
 
 def learning_rate(step: int, recipe: ScoreRecipe) -> float:
-    if step >= recipe.steps:
-        left = 1 - (step - recipe.steps) / recipe.firming_steps
-        return recipe.learning_rate * recipe.firming_rate * left
     warmup = max(1, round(recipe.warmup * recipe.steps))
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
@@ -322,6 +319,13 @@ def _class_loss(logits: Tensor, label: Tensor) -> Tensor:
     if bool((label == UNKNOWN).all()):
         return logits.new_zeros(())
     return F.cross_entropy(logits, label, ignore_index=UNKNOWN, label_smoothing=0.1)
+
+
+def _tokens_like(cells: Tensor, side: int) -> Tensor:
+    """(B, C, g, g) → (B, side², C): averaged to the places of image tokens."""
+    if not cells.shape[1]:
+        return cells.new_empty(len(cells), side**2, 0)
+    return F.adaptive_avg_pool2d(cells, side).flatten(2).transpose(1, 2)
 
 
 def _known_error(told: Tensor, wanted: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .datasets.base import hashed
+from .kernel import KernelRegression, Standard
 
 SIDE = 7
 """Of a patch, pixels."""
@@ -25,6 +26,8 @@ STRIDES = (4, 3, 2, 1)
 """Between patches at each scale, the first of which has the picture's own pixels, each further one
 half as many."""
 QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
+CELLS = 16
+"""Per side of a picture, in which the answers are also averaged one by one."""
 _CONTRAST = 0.01
 """Variance below which a patch counts as flat; the range is 0..1."""
 _WHITENING = 0.05
@@ -47,7 +50,9 @@ class TextureRecipe:
     rounds: int = 3
     """Ways to cut the prompts, over which its word is averaged."""
     components: int = 96
-    """Principal components that nano's tokens shall tell."""
+    """Principal components of the whole picture that nano's tokens shall tell."""
+    local: int = 128
+    """Principal components of a cell of the picture that the token there shall tell."""
     width: float = 0.1
     """Of the kernel: exp(-width · mean squared difference of standardised features)."""
     ridge: float = 0.01
@@ -109,18 +114,62 @@ def _atoms(patches: Tensor, count: int, generator: torch.Generator, rounds: int 
     return Atoms(directions.reshape(-1, 3, SIDE, SIDE), directions @ mean)
 
 
+@dataclass(frozen=True)
+class Axes:
+    """Principal components of what single cells answer, the lesser ones shrunk, not cut to size."""
+
+    mean: Tensor
+    """(A,) of each answer."""
+    directions: Tensor
+    """(A, C); the projections have a mean square of 1 over all C."""
+
+
 @torch.no_grad()
-def texture_features(images: Tensor, dictionary: Sequence[Atoms], batch: int = 8) -> Tensor:
-    """(N, 3, H, W) uint8 → (N, D) fp32 on the CPU; a picture and its mirror image have the same."""
-    rows = []
-    for start in range(0, len(images), batch):
-        pixels = images[start : start + batch].cpu().float() / 255
-        rows.append((_features(pixels, dictionary) + _features(pixels.flip(-1), dictionary)) / 2)
-    return torch.cat(rows)
+def learn_axes(images: Tensor, dictionary: Sequence[Atoms], count: int, batch: int = 8) -> Axes:
+    """From every tenth of (N, 3, H, W) uint8 pictures."""
+    parts = [
+        _features(chunk.cpu().float() / 255, dictionary)[1].permute(0, 2, 3, 1).flatten(0, 2)
+        for chunk in images[::10].split(batch)
+    ]
+    cells = torch.cat(parts)  # (n, A)
+    mean, spread = cells.mean(0), cells.std(0).clamp_min(1e-4)
+    values, vectors = torch.linalg.eigh(torch.cov(((cells - mean) / spread).T))
+    values, vectors = values[-count:].clamp_min(1e-6), vectors[:, -count:]
+    # Projections spread by the root of their values; the fourth root lets the finer be heard.
+    directions = vectors / spread[:, None] * values**-0.25
+    return Axes(mean, directions / values.sqrt().mean().sqrt())
 
 
-def _features(pixels: Tensor, dictionary: Sequence[Atoms]) -> Tensor:
-    parts = []
+@torch.no_grad()
+def texture_features(
+    images: Tensor, dictionary: Sequence[Atoms], axes: Axes | None = None, batch: int = 8
+) -> tuple[Tensor, Tensor]:
+    """What the teacher sees of (N, 3, H, W) uint8 pictures, on the CPU.
+
+    Returns:
+        (N, D) fp32 of whole pictures; a picture and its mirror image have the same.
+        (2, N, C, CELLS, CELLS) fp16 of their cells along the ``axes``, [1] of the mirror images.
+    """
+    rows, cells = [], []
+    for chunk in images.split(batch):
+        pixels = chunk.cpu().float() / 255
+        sides = [_features(pixels, dictionary), _features(pixels.flip(-1), dictionary)]
+        rows.append((sides[0][0] + sides[1][0]) / 2)
+        if axes:
+            cells.append(torch.stack([_along(axes, answers) for _, answers in sides]))
+    nothing = torch.empty(2, len(images), 0, CELLS, CELLS, dtype=torch.half)
+    return torch.cat(rows), torch.cat(cells, dim=1) if cells else nothing
+
+
+def _along(axes: Axes, answers: Tensor) -> Tensor:
+    """(B, A, CELLS, CELLS) → (B, C, CELLS, CELLS) fp16."""
+    places = answers.permute(0, 2, 3, 1) - axes.mean
+    return (places @ axes.directions).permute(0, 3, 1, 2).half()
+
+
+def _features(pixels: Tensor, dictionary: Sequence[Atoms]) -> tuple[Tensor, Tensor]:
+    """(B, 3, H, W) → (B, D) of the whole, (B, A, CELLS, CELLS) of its cells."""
+    parts, cells = [], []
     levels = torch.tensor(QUANTILES)
     for atoms, stride, scale in zip(dictionary, STRIDES, pyramid(pixels), strict=True):
         mean = F.avg_pool2d(scale.mean(1, keepdim=True), SIDE, stride)
@@ -132,67 +181,53 @@ def _features(pixels: Tensor, dictionary: Sequence[Atoms]) -> Tensor:
         contrast = (variance + 1e-6).sqrt()
         for strong in (F.relu(answers - _THRESHOLD), F.relu(-answers - _THRESHOLD)):
             parts += [strong.mean((2, 3)), strong.square().mean((2, 3)).sqrt()]
+            cells.append(F.adaptive_avg_pool2d(strong, CELLS))
         parts.append(torch.log((answers.abs() * contrast).mean((2, 3)) + 1e-4))
         parts.append(torch.quantile(contrast.log().flatten(1), levels, dim=1).T)
     shrunk = F.adaptive_avg_pool2d(pixels, 64).flatten(2)
     parts.append(torch.quantile(shrunk, levels, dim=2).permute(1, 2, 0).flatten(1))
     parts.append(F.adaptive_avg_pool2d(pixels, 8).flatten(1))
-    return torch.cat(parts, dim=1)
+    return torch.cat(parts, dim=1), torch.cat(cells, dim=1)
 
 
-def look(images: Tensor, usual: int, recipe: TextureRecipe) -> Tensor:
-    """(N, 3, H, W) uint8 → (N, D) standardised features; the first ``usual`` set the standard."""
-    return standardise(texture_features(images, learn_atoms(images[:usual], recipe)), usual)
-
-
-def standardise(features: Tensor, usual: int) -> Tensor:
-    """(N, D) → mean 0 and spread 1 over the first ``usual`` rows, outliers cut, in fp64."""
-    features = features.double()
-    known = features[:usual]
-    return ((features - known.mean(0)) / (known.std(0) + 1e-6)).clamp(-5, 5)
+def look(images: Tensor, usual: int, recipe: TextureRecipe) -> tuple[Tensor, Tensor]:
+    """What the teacher sees, as :func:`texture_features`, its dictionary of the first ``usual``."""
+    dictionary = learn_atoms(images[:usual], recipe)
+    axes = learn_axes(images[:usual], dictionary, recipe.local) if recipe.local else None
+    return texture_features(images, dictionary, axes)
 
 
 def out_of_fold(
     features: Tensor, score: Tensor, prompts: Sequence[str], recipe: TextureRecipe
 ) -> Tensor:
-    """(N,) what kernel regression on (N, D) standardised features says of each picture's score.
+    """(N,) what kernel regression on (N, D) features says of each picture's score.
 
     Nothing that is asked of a picture was learnt from one of the same prompt.
     """
-    alike, said = likeness(features, recipe), torch.zeros(len(score), dtype=torch.float64)
+    said = torch.zeros(len(score))
     for round_ in range(recipe.rounds):
         fold = torch.tensor([_fold(prompt, round_, recipe) for prompt in prompts])
         for part in range(recipe.folds):
             asked, known = fold == part, fold != part
             if asked.any() and known.any():
-                said[asked] += regress(alike, score, known, asked, recipe)
-    return (said / recipe.rounds).float()
+                said[asked] += regression(features[known], score[known], recipe)(features[asked])
+    return said / recipe.rounds
 
 
-def likeness(features: Tensor, recipe: TextureRecipe) -> Tensor:
-    """(N, D) standardised features → the kernel (N, N), 1 where two pictures look the same."""
-    squares = features.square().sum(1)
-    distances = squares[:, None] + squares - 2 * features @ features.T
-    return torch.exp(-recipe.width * distances.clamp_min(0) / features.shape[1])
-
-
-def regress(
-    alike: Tensor, score: Tensor, known: Tensor, asked: Tensor, recipe: TextureRecipe
-) -> Tensor:
-    """Scores of the ``asked`` rows (fp64), learnt from those of the ``known``; both (N,) bool."""
-    ratings = score[known].double()
-    gram = alike[known][:, known]
-    gram = gram + recipe.ridge * torch.eye(len(gram), dtype=gram.dtype)
-    weights = torch.linalg.solve(gram, ratings - ratings.mean())
-    return ratings.mean() + alike[asked][:, known] @ weights
+def regression(features: Tensor, score: Tensor, recipe: TextureRecipe) -> KernelRegression:
+    """Scores learnt from (N, D) features."""
+    return KernelRegression(features, score, width=recipe.width, ridge=recipe.ridge)
 
 
 def _fold(prompt: str, round_: int, recipe: TextureRecipe) -> int:
     return hashed(f"{recipe.seed}:{round_}:{prompt}") % recipe.folds
 
 
-def principal_components(features: Tensor, count: int) -> Tensor:
-    """(N, D) standardised features → (N, count) fp32, each of spread 1, the largest first."""
-    centred = features - features.mean(0)
-    left = torch.linalg.svd(centred, full_matrices=False)[0][:, :count]
+def principal_components(features: Tensor, usual: int, count: int) -> Tensor:
+    """(N, D) → (N, count) fp32, each of spread 1, the largest first, outliers cut.
+
+    The first ``usual`` rows set what a feature's mean and spread are.
+    """
+    standard = Standard(features[:usual])(features)
+    left = torch.linalg.svd(standard - standard.mean(0), full_matrices=False)[0][:, :count]
     return (left * len(features) ** 0.5).float()

@@ -1,0 +1,198 @@
+"""The readout stage: how to score what the tower sees, learnt from a store of what it saw.
+
+By the end of the score stage a kernel regression on the means and spreads of the image tokens ranks
+pictures better than the language model that reads them: it has the exact solution where gradient
+descent is still on its way. Here the tower stands still, so thousands of views, spoiled ones too,
+pass through it once; projector and language model then learn from the stored tokens, a step at a
+twentieth of the price. Their lessons are the score stage's, but that a clean view is worth what the
+regression says of it, and so is a view put together from two, which nobody has rated.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from ..artimuse_core.model import ScoringGraph
+from ..artimuse_core.score_tokens import ORDERED_100
+from .augment import resize
+from .kernel import KernelRegression
+from .score_batches import CLEAN, UNKNOWN, Batch, BatchRecipe, Pool, draw_batch, soft_target
+from .score_stage import Normalise, score_losses
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ReadoutRecipe:
+    """How many views are stored, and how they are learnt from."""
+
+    batches: int = 300
+    """Of views, stored; each is a step's."""
+    steps: int = 1600
+    learning_rate: float = 1e-3
+    """Peak; a tenth of the steps warm-up, then a cosine to nothing."""
+    weight_decay: float = 0.1
+    ema: float = 0.998
+    trust: float = 0.7
+    """Share of the regression's word in the score of a clean view."""
+    width: float = 0.6
+    """Of the regression's kernel, see :class:`.kernel.KernelRegression`."""
+    ridge: float = 0.1
+    composed: int = 32
+    """Views of a step put together from two others."""
+    expectation: float = 2.0
+    correlation: float = 0.5
+    within: float = 0.25
+    rank: float = 2.0
+    mirror: float = 0.5
+    """Weights of the terms of :func:`.score_stage.score_losses`."""
+    batch: BatchRecipe = field(
+        default_factory=lambda: BatchRecipe(spoiled=0.6, mirrored=0.2, worthless=6, mix=0)
+    )
+    seed: int = 1
+
+
+@dataclass
+class _Views:
+    """Batches with the image tokens (B, places, 4 · vision width) fp16 in place of pixels."""
+
+    batches: list[Batch]
+    regression: KernelRegression
+
+
+def train_readout(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe) -> dict[str, float]:
+    """Train projector and language model of ``graph`` in place; returns the last mean losses."""
+    device = pool.images.device
+    graph.to(device).eval()
+    values = torch.tensor(ORDERED_100.values, device=device)
+    torch.manual_seed(recipe.seed)
+    views = _look(graph, pool, recipe, values)
+    weights = [*graph.projector.parameters(), *graph.decoder.parameters()]
+    weights += [*graph.lm_head.parameters()]
+    for weight in weights:
+        weight.requires_grad_(True)
+    average = [weight.detach().clone() for weight in weights]
+    optimizer = torch.optim.AdamW(_groups(weights, recipe), betas=(0.9, 0.98))
+    sums: dict[str, float] = {}
+    for step in range(recipe.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = _rate(step, recipe)
+        chosen = int(torch.randint(len(views.batches), ()))
+        batch = _lesson(views.batches[chosen], views.regression, recipe, values)
+        logits = graph.read(graph.projector(batch.pixels))
+        losses = score_losses(logits, batch, values)
+        total = losses["tokens"] + sum(
+            getattr(recipe, name) * value for name, value in losses.items() if name != "tokens"
+        )
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        decay = min(recipe.ema, (1 + step) / (10 + step))
+        torch._foreach_lerp_(average, [w.detach() for w in weights], 1 - decay)
+        for name, value in losses.items():
+            now = float(value.detach())
+            sums[name] = 0.99 * sums.get(name, now) + 0.01 * now
+        if (step + 1) % 200 == 0:
+            terms = " ".join(f"{name} {value:.3f}" for name, value in sums.items())
+            _log.info("readout step %d: %s", step + 1, terms)
+    with torch.no_grad():
+        for weight, mean in zip(weights, average, strict=True):
+            weight.copy_(mean)
+    return sums
+
+
+@torch.no_grad()
+def _look(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe, values: Tensor) -> _Views:
+    """Fit the regression to whole pictures, then store batches of views."""
+    normalise = Normalise().to(pool.images.device)
+    blind = replace(pool, texture=pool.texture[:, :0], cells=pool.cells[:, :, :0])
+    rated = torch.nonzero(~pool.score.isnan())[:, 0]
+    looks = []
+    for rows in rated.split(32):
+        pixels = normalise(resize(pool.images[rows].float() / 255, graph.input_size))
+        for side in (pixels, pixels.flip(-1)):
+            looks.append(summary(graph.unshuffle(graph.image_features(side))))
+    whole = [(a + b) / 2 for a, b in zip(looks[::2], looks[1::2], strict=True)]
+    regression = KernelRegression(
+        torch.cat(whole), pool.score[rated], width=recipe.width, ridge=recipe.ridge
+    )
+    store, batches = torch.empty(0), []
+    for index in range(recipe.batches):
+        batch = draw_batch(blind, recipe.batch, graph.input_size, values)
+        tokens = graph.unshuffle(graph.image_features(normalise(batch.pixels)))
+        if not index:
+            # All at once: kept between what comes and goes, tokens would hold its memory too.
+            store = tokens.new_empty(recipe.batches, *tokens.shape, dtype=torch.half)
+        store[index] = tokens
+        batches.append(replace(batch, pixels=store[index]))
+    return _Views(batches, regression)
+
+
+def summary(tokens: Tensor) -> Tensor:
+    """(B, places, width) → (B, 2 · width): mean and spread over the places."""
+    tokens = tokens.float()
+    return torch.cat([tokens.mean(1), tokens.std(1)], dim=1)
+
+
+@torch.no_grad()
+def _lesson(
+    batch: Batch, regression: KernelRegression, recipe: ReadoutRecipe, values: Tensor
+) -> Batch:
+    """A stored batch with what the regression says of clean views, and composed ones behind it."""
+    tokens, score = batch.pixels.float(), batch.score.clone()
+    clean = torch.nonzero((batch.kind == CLEAN) & ~score.isnan())[:, 0]
+    said = regression(summary(tokens[clean])).clamp(0, 100)
+    score[clean] = score[clean].lerp(said, recipe.trust)
+    spread = _spread(batch.target, values)
+    first, second = (clean[torch.randint(len(clean), (recipe.composed,))] for _ in range(2))
+    inside = _rectangles(recipe.composed, math.isqrt(tokens.shape[1])).to(tokens.device)
+    composed = torch.where(inside[:, :, None], tokens[first], tokens[second])
+    worth = regression(summary(composed)).clamp(0, 100)
+    spread = torch.cat([spread, (spread[first] + spread[second]) / 2])
+    score = torch.cat([score, worth])
+    unknown = torch.full_like(first, UNKNOWN)
+    return replace(
+        batch,
+        pixels=torch.cat([tokens, composed]),
+        score=score,
+        target=soft_target(score, spread, values).nan_to_num(0.0),
+        source=torch.cat([batch.source, unknown]),
+        kind=torch.cat([batch.kind, unknown]),
+    )
+
+
+def _spread(target: Tensor, values: Tensor) -> Tensor:
+    """(B, K) distributions → (B,) their standard deviations."""
+    mean = target @ values
+    return (target @ values.square() - mean.square()).clamp_min(0).sqrt()
+
+
+def _rectangles(count: int, side: int) -> Tensor:
+    """(count, side²) bool: places inside a rectangle of a tenth to most of the picture."""
+    places = torch.arange(side)
+    lengths = (side * (0.3 + 0.6 * torch.rand(2, count, 1))).round().clamp_min(1)
+    starts = (torch.rand(2, count, 1) * (side - lengths + 1)).floor()
+    rows, columns = (places >= starts) & (places < starts + lengths)
+    return (rows[:, :, None] & columns[:, None]).flatten(1)
+
+
+def _groups(weights: Sequence[nn.Parameter], recipe: ReadoutRecipe) -> list[dict[str, object]]:
+    return [
+        {"params": [w for w in weights if w.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [w for w in weights if w.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def _rate(step: int, recipe: ReadoutRecipe) -> float:
+    warmup = max(1, recipe.steps // 10)
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / (recipe.steps - warmup)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
