@@ -123,15 +123,19 @@ def _look(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe, values: Tensor
     regression = KernelRegression(
         torch.cat(whole), pool.score[rated], width=recipe.width, ridge=recipe.ridge
     )
-    store, batches = torch.empty(0), []
+    stores: dict[str, Tensor] = {}
     for index in range(recipe.batches):
         batch = draw_batch(blind, recipe.batch, graph.input_size, values)
         tokens = graph.unshuffle(graph.image_features(normalise(batch.pixels)))
-        if not index:
-            # All at once: kept between what comes and goes, tokens would hold its memory too.
-            store = tokens.new_empty(recipe.batches, *tokens.shape, dtype=torch.half)
-        store[index] = tokens
-        batches.append(replace(batch, pixels=store[index]))
+        for name, kept in (vars(batch) | {"pixels": tokens.half()}).items():
+            if name not in stores:
+                # All at once: small tensors kept in between would pin the batches' large ones.
+                stores[name] = kept.new_empty(recipe.batches, *kept.shape)
+            stores[name][index] = kept
+    batches = [
+        Batch(**{name: store[index] for name, store in stores.items()})
+        for index in range(recipe.batches)
+    ]
     return _Views(batches, regression)
 
 
