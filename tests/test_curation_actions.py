@@ -323,7 +323,7 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(
     original, before = contents(source), snapshot(source)
     chance, interrupted, attempts = random.Random(kind + str(other)), 0, 0
     try:
-        # On a fast or busy machine some kills come too late or too early to prove anything: go on until enough did not.
+        # Some kills come too late or too early to prove anything: go on until enough did not.
         while attempts < 17 or (interrupted < 5 and attempts < 400):
             attempt, attempts = attempts, attempts + 1
             what = "undo" if attempt % 4 == 3 else kind
