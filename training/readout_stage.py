@@ -4,7 +4,7 @@ By the end of the score stage a kernel regression on the means and spreads of th
 pictures better than the language model that reads them: it has the exact solution where gradient
 descent is still on its way. Here the tower stands still, so thousands of views, spoiled ones too,
 pass through it once; projector and language model then learn from the stored tokens, a step at a
-twentieth of the price. Their lessons are the score stage's, but that a clean view is worth what the
+seventh of the price. Their lessons are the score stage's, but that a clean view is worth what the
 regression says of it, and so is a view put together from two, which nobody has rated.
 """
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.score_tokens import ORDERED_100
 from .augment import resize
+from .descent import MovingAverage, cosine_rate, weigh
 from .kernel import KernelRegression
 from .score_batches import CLEAN, UNKNOWN, Batch, BatchRecipe, Pool, draw_batch, soft_target
 from .score_stage import Normalise, score_losses
@@ -58,88 +59,84 @@ class ReadoutRecipe:
     seed: int = 1
 
 
-@dataclass
-class _Views:
-    """Batches with the image tokens (B, places, 4 · vision width) fp16 in place of pixels."""
-
-    batches: list[Batch]
-    regression: KernelRegression
-
-
 def train_readout(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe) -> dict[str, float]:
     """Train projector and language model of ``graph`` in place; returns the last mean losses."""
     device = pool.images.device
     graph.to(device).eval()
     values = torch.tensor(ORDERED_100.values, device=device)
     torch.manual_seed(recipe.seed)
-    views = _look(graph, pool, recipe, values)
+    regression = _fit(graph, pool, recipe)
+    views = _store(graph, pool, recipe, values)
     weights = [*graph.projector.parameters(), *graph.decoder.parameters()]
     weights += [*graph.lm_head.parameters()]
     for weight in weights:
         weight.requires_grad_(True)
-    average = [weight.detach().clone() for weight in weights]
+    average = MovingAverage(weights, recipe.ema)
     optimizer = torch.optim.AdamW(_groups(weights, recipe), betas=(0.9, 0.98))
     sums: dict[str, float] = {}
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
-            group["lr"] = _rate(step, recipe)
-        chosen = int(torch.randint(len(views.batches), ()))
-        batch = _lesson(views.batches[chosen], views.regression, recipe, values)
+            group["lr"] = cosine_rate(step, recipe.steps, recipe.learning_rate, warmup=0.1)
+        chosen = int(torch.randint(len(views), ()))
+        batch = _lesson(views[chosen], regression, recipe, values)
         logits = graph.read(graph.projector(batch.pixels))
         losses = score_losses(logits, batch, values)
-        total = losses["tokens"] + sum(
-            getattr(recipe, name) * value for name, value in losses.items() if name != "tokens"
-        )
         optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        weigh(losses, recipe).backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
-        decay = min(recipe.ema, (1 + step) / (10 + step))
-        torch._foreach_lerp_(average, [w.detach() for w in weights], 1 - decay)
+        average.follow(step)
         for name, value in losses.items():
             now = float(value.detach())
             sums[name] = 0.99 * sums.get(name, now) + 0.01 * now
         if (step + 1) % 200 == 0:
             terms = " ".join(f"{name} {value:.3f}" for name, value in sums.items())
             _log.info("readout step %d: %s", step + 1, terms)
-    with torch.no_grad():
-        for weight, mean in zip(weights, average, strict=True):
-            weight.copy_(mean)
+    average.settle()
     return sums
 
 
 @torch.no_grad()
-def _look(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe, values: Tensor) -> _Views:
-    """Fit the regression to whole pictures, then store batches of views."""
+def _fit(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe) -> KernelRegression:
+    """Kernel regression on whole rated pictures, each averaged with its mirror image."""
     normalise = Normalise().to(pool.images.device)
-    blind = replace(pool, texture=pool.texture[:, :0], cells=pool.cells[:, :, :0])
     rated = torch.nonzero(~pool.score.isnan())[:, 0]
-    looks = []
+    seen = []
     for rows in rated.split(32):
         pixels = normalise(resize(pool.images[rows].float() / 255, graph.input_size))
-        for side in (pixels, pixels.flip(-1)):
-            looks.append(summary(graph.unshuffle(graph.image_features(side))))
-    whole = [(a + b) / 2 for a, b in zip(looks[::2], looks[1::2], strict=True)]
-    regression = KernelRegression(
-        torch.cat(whole), pool.score[rated], width=recipe.width, ridge=recipe.ridge
+        sides = [_summary(_tokens(graph, side)) for side in (pixels, pixels.flip(-1))]
+        seen.append((sides[0] + sides[1]) / 2)
+    return KernelRegression(
+        torch.cat(seen), pool.score[rated], width=recipe.width, ridge=recipe.ridge
     )
+
+
+@torch.no_grad()
+def _store(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe, values: Tensor) -> list[Batch]:
+    """Batches with image tokens (B, places, 4 · vision width) fp16 in place of their pixels."""
+    normalise = Normalise().to(pool.images.device)
+    blind = replace(pool, texture=pool.texture[:, :0], cells=pool.cells[:, :, :0])
     stores: dict[str, Tensor] = {}
     for index in range(recipe.batches):
         batch = draw_batch(blind, recipe.batch, graph.input_size, values)
-        tokens = graph.unshuffle(graph.image_features(normalise(batch.pixels)))
+        tokens = _tokens(graph, normalise(batch.pixels))
         for name, kept in (vars(batch) | {"pixels": tokens.half()}).items():
             if name not in stores:
                 # All at once: small tensors kept in between would pin the batches' large ones.
                 stores[name] = kept.new_empty(recipe.batches, *kept.shape)
             stores[name][index] = kept
-    batches = [
+    return [
         Batch(**{name: store[index] for name, store in stores.items()})
         for index in range(recipe.batches)
     ]
-    return _Views(batches, regression)
 
 
-def summary(tokens: Tensor) -> Tensor:
+def _tokens(graph: ScoringGraph, pixel_values: Tensor) -> Tensor:
+    """What the projector reads."""
+    return graph.unshuffle(graph.image_features(pixel_values))
+
+
+def _summary(tokens: Tensor) -> Tensor:
     """(B, places, width) → (B, 2 · width): mean and spread over the places."""
     tokens = tokens.float()
     return torch.cat([tokens.mean(1), tokens.std(1)], dim=1)
@@ -152,13 +149,13 @@ def _lesson(
     """A stored batch with what the regression says of clean views, and composed ones behind it."""
     tokens, score = batch.pixels.float(), batch.score.clone()
     clean = torch.nonzero((batch.kind == CLEAN) & ~score.isnan())[:, 0]
-    said = regression(summary(tokens[clean])).clamp(0, 100)
+    said = regression(_summary(tokens[clean])).clamp(0, 100)
     score[clean] = score[clean].lerp(said, recipe.trust)
     spread = _spread(batch.target, values)
     first, second = (clean[torch.randint(len(clean), (recipe.composed,))] for _ in range(2))
     inside = _rectangles(recipe.composed, math.isqrt(tokens.shape[1])).to(tokens.device)
     composed = torch.where(inside[:, :, None], tokens[first], tokens[second])
-    worth = regression(summary(composed)).clamp(0, 100)
+    worth = regression(_summary(composed)).clamp(0, 100)
     spread = torch.cat([spread, (spread[first] + spread[second]) / 2])
     score = torch.cat([score, worth])
     unknown = torch.full_like(first, UNKNOWN)
@@ -192,11 +189,3 @@ def _groups(weights: Sequence[nn.Parameter], recipe: ReadoutRecipe) -> list[dict
         {"params": [w for w in weights if w.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [w for w in weights if w.ndim < 2], "weight_decay": 0.0},
     ]
-
-
-def _rate(step: int, recipe: ReadoutRecipe) -> float:
-    warmup = max(1, recipe.steps // 10)
-    if step < warmup:
-        return recipe.learning_rate * (step + 1) / warmup
-    done = (step - warmup) / (recipe.steps - warmup)
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.score_tokens import ORDERED_100
+from .descent import MovingAverage, cosine_rate, weigh
 from .local_features import MAPS, local_features
 from .score_batches import KINDS, UNKNOWN, Batch, BatchRecipe, Pool, draw_batch
 
@@ -119,10 +120,8 @@ class ScoreTrainer:
         self.heads = AuxiliaryHeads(width, sources, textures, pool.cells.shape[2]).to(self.device)
         self.values = torch.tensor(ORDERED_100.values, device=self.device)
         self.normalise = Normalise().to(self.device)
-        self._tokens: list[Tensor] = []
-        graph.projector.register_forward_pre_hook(lambda _, inputs: self._tokens.append(inputs[0]))
         self.weights = [p for p in graph.parameters() if p.requires_grad]
-        self.average = [weight.detach().clone() for weight in self.weights]
+        self.average = MovingAverage(self.weights, recipe.ema)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(graph, self.heads, recipe),
             betas=(0.9, 0.98),
@@ -152,8 +151,11 @@ class ScoreTrainer:
         recipe = self.recipe
         torch.manual_seed(recipe.seed * 1_000_003 + self.step)
         thawed = min(1.0, max(0, self.step - recipe.readout_steps) / TOWER_WARMUP)
+        rate = cosine_rate(
+            self.step, recipe.steps, recipe.learning_rate, warmup=recipe.warmup, floor=0.01
+        )
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, recipe) * group["rate"]
+            group["lr"] = rate * group["rate"]
             if group["tower"]:
                 group["lr"] *= thawed
         self.graph.vision.requires_grad_(self.step >= recipe.readout_steps)
@@ -162,9 +164,8 @@ class ScoreTrainer:
             batch = draw_batch(self.pool, recipe.batch, self.graph.input_size, self.values)
             pixel_values = self.normalise(batch.pixels)
         with torch.autocast("cuda", torch.bfloat16, enabled=self.device.type == "cuda"):
-            self._tokens.clear()
-            logits = self.graph(pixel_values)
-            tokens = self._tokens.pop()
+            tokens = self.graph.unshuffle(self.graph.image_features(pixel_values))
+            logits = self.graph.read(self.graph.projector(tokens))
         losses = score_losses(logits, batch, self.values)
         told = self.heads(tokens)
         losses["auxiliary"] = _class_loss(told["source"], batch.source)
@@ -175,30 +176,25 @@ class ScoreTrainer:
         some = torch.randperm(len(batch.pixels))[: recipe.mapped].to(self.device)
         wanted = local_features(batch.pixels[some], side)
         losses["maps"] = F.mse_loss(told["maps"][some], wanted.flatten(2).transpose(1, 2))
-        total = losses["tokens"] + sum(
-            getattr(recipe, name) * value for name, value in losses.items() if name != "tokens"
-        )
+        total = weigh(losses, recipe)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.optimizer.step()
         self.step += 1
-        decay = min(recipe.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.average, [w.detach() for w in self.weights], 1 - decay)
+        self.average.follow(self.step)
         return {name: value.detach() for name, value in losses.items()} | {"total": total.detach()}
 
-    @torch.no_grad()
     def finish(self) -> None:
         """Put the moving average into the graph and leave it in eval mode."""
-        for weight, average in zip(self.weights, self.average, strict=True):
-            weight.copy_(average)
+        self.average.settle()
         self.graph.eval()
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "step": self.step,
             "weights": self.weights,
-            "average": self.average,
+            "average": self.average.values,
             "heads": self.heads.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -206,7 +202,10 @@ class ScoreTrainer:
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
-        for mine, saved in ((self.weights, state["weights"]), (self.average, state["average"])):
+        for mine, saved in (
+            (self.weights, state["weights"]),
+            (self.average.values, state["average"]),
+        ):
             for tensor, value in zip(mine, saved, strict=True):
                 tensor.copy_(value)
         self.heads.load_state_dict(state["heads"])
@@ -266,14 +265,6 @@ def _drop_path(rate: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         return branch * keep.to(branch.dtype) / (1 - rate)
 
     return hook
-
-
-def learning_rate(step: int, recipe: ScoreRecipe) -> float:
-    warmup = max(1, round(recipe.warmup * recipe.steps))
-    if step < warmup:
-        return recipe.learning_rate * (step + 1) / warmup
-    done = (step - warmup) / max(1, recipe.steps - warmup)
-    return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def score_losses(logits: Tensor, batch: Batch, values: Tensor) -> dict[str, Tensor]:
