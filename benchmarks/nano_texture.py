@@ -3,12 +3,13 @@
 A dictionary of small patches learnt without ratings, and kernel regression on its averaged answers
 (training/texture.py). Takes ten minutes on two cores.
 
-    python benchmarks/nano_texture.py --data AGIQA-3K-FOLDER
+    python benchmarks/nano_texture.py --data AGIQA-3K-FOLDER [--floor 0.02 --atoms 512 64 64 64]
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,13 @@ import machine
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="AGIQA-3K: labels.csv, images/")
+    usual = texture.TextureRecipe(local=0)
+    parser.add_argument("--atoms", type=int, nargs=4, default=usual.atoms, help="at each scale")
+    parser.add_argument("--floor", type=float, help="averages' logarithm, with this added before")
     options = parser.parse_args()
     parts = agiqa3k.split(agiqa3k.load(options.data))
     learnt, held = [*parts["train"], *parts["validation"]], parts["test"]
-    recipe = texture.TextureRecipe(local=0)
+    recipe = replace(usual, atoms=tuple(options.atoms), floor=options.floor)
     pool = nano.load_pool([*learnt, *held], 0, torch.device("cpu"))
     features, _ = texture.look(pool.images, len(learnt), recipe)
     known = len(learnt)

@@ -45,7 +45,7 @@ TINY = nano.NanoConfig(
         readout_steps=1,
         batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2),
     ),
-    texture=TextureRecipe(atoms=8, patches=2000, components=4),
+    texture=TextureRecipe(atoms=(8, 8, 8, 8), patches=2000, components=4),
     readout=ReadoutRecipe(
         batches=2,
         steps=3,

@@ -1,5 +1,7 @@
 """The texture teacher: what it sees, and that it never tells a picture's own rating."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ from artimuse.training.texture import (
     texture_features,
 )
 
-SMALL = TextureRecipe(atoms=8, patches=2000, folds=4, rounds=2, local=6)
+SMALL = TextureRecipe(atoms=(8, 8, 8, 8), patches=2000, folds=4, rounds=2, local=6)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,18 @@ def test_a_mirrored_picture_looks_the_same(seen) -> None:
     torch.testing.assert_close(mirrored, features[:5], atol=1e-4, rtol=1e-4)
     _, cells = texture_features(images[:5], dictionary, axes)
     torch.testing.assert_close(its_cells, cells.flip(0), atol=1e-2, rtol=1e-2)  # fp16
+
+
+def test_a_floor_makes_logarithms_of_the_averages() -> None:
+    half = render(6, 96)[..., :48]
+    images = torch.cat([half, half.flip(-1)], dim=-1)  # their own mirror images
+    plain, floored = (
+        look(images, 6, replace(SMALL, floor=floor, local=0))[0] for floor in (None, 0.02)
+    )
+    averages = slice(0, 2 * SMALL.atoms[0])  # means and roots of mean squares
+    torch.testing.assert_close(floored[:, averages], (plain[:, averages] + 0.02).log())
+    rest = slice(4 * SMALL.atoms[0], 5 * SMALL.atoms[0])  # logarithms already
+    torch.testing.assert_close(floored[:, rest], plain[:, rest])
 
 
 def test_a_cell_is_told_by_its_own_part_of_the_picture() -> None:

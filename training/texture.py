@@ -39,8 +39,10 @@ _THRESHOLD = 0.7
 class TextureRecipe:
     """What the teacher sees, and how far it is believed."""
 
-    atoms: int = 256
-    """Of the dictionary, at each scale."""
+    atoms: tuple[int, ...] = (256, 256, 256, 256)
+    """Of the dictionary at each scale, the picture's own pixels first."""
+    floor: float | None = None
+    """Added to the averages before their logarithm is taken; None leaves them as they are."""
     patches: int = 40_000
     """That each scale's dictionary is learnt from."""
     trust: float = 0.5
@@ -67,6 +69,12 @@ class Atoms:
     """(atoms, 3, SIDE, SIDE), for patches of mean 0 and spread 1."""
     offset: Tensor
     """(atoms,) what the mean patch answers."""
+    floor: float | None = None
+    """Of the averages of their answers, see :class:`TextureRecipe`."""
+
+    def averages(self, answers: Tensor) -> Tensor:
+        """Averages of answers as the teacher sees them."""
+        return answers if self.floor is None else (answers + self.floor).log()
 
 
 def pyramid(images: Tensor) -> list[Tensor]:
@@ -91,10 +99,15 @@ def learn_atoms(images: Tensor, recipe: TextureRecipe) -> list[Atoms]:
                 torch.randint(size, (each,), generator=generator) for size in places.shape[1:3]
             )
             patches.append(places[:, rows, columns].transpose(0, 1).flatten(1))
-    return [_atoms(torch.cat(patches), recipe.atoms, generator) for patches in drawn]
+    return [
+        _atoms(torch.cat(patches), count, generator, recipe.floor)
+        for patches, count in zip(drawn, recipe.atoms, strict=True)
+    ]
 
 
-def _atoms(patches: Tensor, count: int, generator: torch.Generator, rounds: int = 15) -> Atoms:
+def _atoms(
+    patches: Tensor, count: int, generator: torch.Generator, floor: float | None, rounds: int = 15
+) -> Atoms:
     """Whiten (n, d) patches and find ``count`` directions among them (spherical k-means)."""
     patches = patches - patches.mean(1, keepdim=True)
     patches = patches / (patches.var(1, correction=0, keepdim=True) + _CONTRAST).sqrt()
@@ -111,7 +124,7 @@ def _atoms(patches: Tensor, count: int, generator: torch.Generator, rounds: int 
         sums[lonely] = white[again]
         centres = F.normalize(sums, dim=1)
     directions = centres @ whitening  # (count, d)
-    return Atoms(directions.reshape(-1, 3, SIDE, SIDE), directions @ mean)
+    return Atoms(directions.reshape(-1, 3, SIDE, SIDE), directions @ mean, floor)
 
 
 @dataclass(frozen=True)
@@ -180,8 +193,9 @@ def _features(pixels: Tensor, dictionary: Sequence[Atoms]) -> tuple[Tensor, Tens
         answers = answers / (variance + _CONTRAST).sqrt() - atoms.offset[:, None, None]
         contrast = (variance + 1e-6).sqrt()
         for strong in (F.relu(answers - _THRESHOLD), F.relu(-answers - _THRESHOLD)):
-            parts += [strong.mean((2, 3)), strong.square().mean((2, 3)).sqrt()]
-            cells.append(F.adaptive_avg_pool2d(strong, CELLS))
+            both = strong.mean((2, 3)), strong.square().mean((2, 3)).sqrt()
+            parts += map(atoms.averages, both)
+            cells.append(atoms.averages(F.adaptive_avg_pool2d(strong, CELLS)))
         parts.append(torch.log((answers.abs() * contrast).mean((2, 3)) + 1e-4))
         parts.append(torch.quantile(contrast.log().flatten(1), levels, dim=1).T)
     shrunk = F.adaptive_avg_pool2d(pixels, 64).flatten(2)
