@@ -1,7 +1,7 @@
 """How far texture alone goes: nano's teacher, on prompts it has not seen.
 
 A dictionary of small patches learnt without ratings, and kernel regression on its averaged answers
-(training/texture.py). Takes ten minutes on two cores.
+(training/texture.py). Takes ten minutes or more on two cores.
 
     python benchmarks/nano_texture.py --data AGIQA-3K-FOLDER [--floor 0.02 --atoms 512 64 64 64]
 """

@@ -69,7 +69,7 @@ class Atoms:
     """(atoms, 3, SIDE, SIDE), for patches of mean 0 and spread 1."""
     offset: Tensor
     """(atoms,) what the mean patch answers."""
-    floor: float | None = None
+    floor: float | None
     """Of the averages of their answers, see :class:`TextureRecipe`."""
 
     def averages(self, answers: Tensor) -> Tensor:
@@ -100,15 +100,18 @@ def learn_atoms(images: Tensor, recipe: TextureRecipe) -> list[Atoms]:
             )
             patches.append(places[:, rows, columns].transpose(0, 1).flatten(1))
     return [
-        _atoms(torch.cat(patches), count, generator, recipe.floor)
+        Atoms(*_filters(torch.cat(patches), count, generator), recipe.floor)
         for patches, count in zip(drawn, recipe.atoms, strict=True)
     ]
 
 
-def _atoms(
-    patches: Tensor, count: int, generator: torch.Generator, floor: float | None, rounds: int = 15
-) -> Atoms:
-    """Whiten (n, d) patches and find ``count`` directions among them (spherical k-means)."""
+def _filters(
+    patches: Tensor, count: int, generator: torch.Generator, rounds: int = 15
+) -> tuple[Tensor, Tensor]:
+    """Whiten (n, d) patches and find ``count`` directions among them (spherical k-means).
+
+    Returns ``filters`` and ``offset`` of :class:`Atoms`.
+    """
     patches = patches - patches.mean(1, keepdim=True)
     patches = patches / (patches.var(1, correction=0, keepdim=True) + _CONTRAST).sqrt()
     mean = patches.mean(0)
@@ -124,7 +127,7 @@ def _atoms(
         sums[lonely] = white[again]
         centres = F.normalize(sums, dim=1)
     directions = centres @ whitening  # (count, d)
-    return Atoms(directions.reshape(-1, 3, SIDE, SIDE), directions @ mean, floor)
+    return directions.reshape(-1, 3, SIDE, SIDE), directions @ mean
 
 
 @dataclass(frozen=True)
@@ -193,8 +196,8 @@ def _features(pixels: Tensor, dictionary: Sequence[Atoms]) -> tuple[Tensor, Tens
         answers = answers / (variance + _CONTRAST).sqrt() - atoms.offset[:, None, None]
         contrast = (variance + 1e-6).sqrt()
         for strong in (F.relu(answers - _THRESHOLD), F.relu(-answers - _THRESHOLD)):
-            both = strong.mean((2, 3)), strong.square().mean((2, 3)).sqrt()
-            parts += map(atoms.averages, both)
+            parts.append(atoms.averages(strong.mean((2, 3))))
+            parts.append(atoms.averages(strong.square().mean((2, 3)).sqrt()))
             cells.append(atoms.averages(F.adaptive_avg_pool2d(strong, CELLS)))
         parts.append(torch.log((answers.abs() * contrast).mean((2, 3)) + 1e-4))
         parts.append(torch.quantile(contrast.log().flatten(1), levels, dim=1).T)
