@@ -1,5 +1,6 @@
 """The score stage: what it learns from, that it learns, that it can be interrupted."""
 
+import copy
 import csv
 import json
 from dataclasses import replace
@@ -22,7 +23,13 @@ from artimuse.training.datasets.rendered import render
 from artimuse.training.descriptions import describe, facts
 from artimuse.training.local_features import MAPS, local_features
 from artimuse.training.readout_stage import ReadoutRecipe, train_readout
-from artimuse.training.score_batches import UNKNOWN, BatchRecipe, draw_batch, soft_target
+from artimuse.training.score_batches import (
+    UNKNOWN,
+    BatchRecipe,
+    Pool,
+    draw_batch,
+    soft_target,
+)
 from artimuse.training.score_stage import ScoreRecipe, ScoreTrainer
 from artimuse.training.text_stage import TextRecipe, train_text
 from artimuse.training.texture import TextureRecipe
@@ -48,7 +55,9 @@ TINY = nano.NanoConfig(
     texture=TextureRecipe(atoms=(8, 8, 8, 8), patches=2000, components=4),
     readout=ReadoutRecipe(
         batches=2,
+        dark_batches=1,
         steps=3,
+        dark_steps=2,
         composed=4,
         batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2, mix=0),
     ),
@@ -119,6 +128,28 @@ def test_batches_pair_originals_with_worse_copies(rated) -> None:
     rated_rows = ~batch.score.isnan()
     torch.testing.assert_close(batch.target.sum(1), rated_rows.float())
     assert bool((batch.source[batch.spoiled] == UNKNOWN).all())
+
+
+@pytest.mark.parametrize("drawn", ["overexposure", "jpeg"])
+def test_in_dark_batches_the_darkest_pictures_are_overexposed(monkeypatch, drawn) -> None:
+    names = list(augment.DISTORTIONS)
+    noise, other, over = map(names.index, ("noise", drawn, "overexposure"))
+    monkeypatch.setattr(augment, "draw_kinds", lambda count: [noise, other])
+    levels = torch.randperm(16) * 8 + 20
+    pool = Pool(
+        images=levels.byte()[:, None, None, None].expand(16, 3, SIDE, SIDE).contiguous(),
+        score=levels / 2,
+        std=torch.full((16,), 5.0),
+        source=torch.zeros(16, dtype=torch.long),
+        texture=torch.empty(16, 0),
+        cells=torch.empty(2, 16, 0, 1, 1),
+    )
+    recipe = BatchRecipe(rated=16, unrated=0, worthless=0, groups=2, mix=0, spoiled=1, dark=True)
+    batch = draw_batch(pool, recipe, SIDE, VALUES)
+    kinds = batch.kind[batch.spoiled]
+    assert set(kinds.tolist()) == {1 + over, 1 + noise}
+    light = batch.score[batch.original]
+    assert light[kinds == 1 + over].max() < light[kinds == 1 + noise].min()
 
 
 @pytest.mark.parametrize("name", augment.DISTORTIONS)
@@ -196,6 +227,22 @@ def test_the_readout_learns_from_what_a_standing_tower_saw(rated, tmp_path) -> N
     logits = score_stage.predict(graph, nano.squashed([r.image for r in unseen], SIDE), CPU)
     scores = ORDERED_100.readout(logits.numpy()).score
     assert metrics.srcc(scores, [r.score for r in unseen]) > 0.5  # of 40
+
+
+def test_the_dark_steps_are_averaged_with_where_they_begin(rated, tmp_path) -> None:
+    pool = nano.load_pool(agiqa3k.load(rated)[:60], TINY.rendered, CPU)
+    start = nano.build(TINY, tmp_path)
+    nano.initialise(start, pool, 0)
+
+    def trained(dark_steps: int, kept: float) -> torch.Tensor:
+        graph = copy.deepcopy(start)
+        train_readout(graph, pool, replace(TINY.readout, dark_steps=dark_steps, kept=kept))
+        return graph.projector.linear_1.weight.detach()
+
+    begun, ended = trained(0, kept=0.0), trained(2, kept=0.0)
+    assert not torch.equal(begun, ended)
+    torch.testing.assert_close(trained(2, kept=1.0), begun)
+    torch.testing.assert_close(trained(2, kept=0.25), begun.lerp(ended, 0.75))
 
 
 def test_local_features_tell_sharp_from_soft_and_bright_from_dark() -> None:

@@ -6,13 +6,18 @@ descent is still on its way. Here the tower stands still, so thousands of views,
 pass through it once; projector and language model then learn from the stored tokens, a step at a
 seventh of the price. Their lessons are the score stage's, but that a clean view is worth what the
 regression says of it, and so is a view put together from two, which nobody has rated.
+
+A dark picture that is brightened until it clips looks better to what has been learnt by then. To
+teach it otherwise costs agreement with people, so that is learnt in steps of its own, and where
+they end is averaged with where they begin, as Wortsman et al. do in "Robust fine-tuning of
+zero-shot models" (2022): most of the lesson stays, hardly any of its price.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -56,6 +61,14 @@ class ReadoutRecipe:
     batch: BatchRecipe = field(
         default_factory=lambda: BatchRecipe(spoiled=0.6, mirrored=0.2, worthless=6, mix=0)
     )
+    dark_batches: int = 100
+    """Stored besides, in which the darkest pictures come overexposed."""
+    dark: float = 0.7
+    """Share of these in ``dark_steps``."""
+    dark_steps: int = 800
+    """Learnt on after ``steps``, with a course of the rate of their own; 0 to end before."""
+    kept: float = 1 / 3
+    """Weight of where they begin, in the average with where they end."""
     seed: int = 1
 
 
@@ -66,19 +79,41 @@ def train_readout(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe) -> dic
     values = torch.tensor(ORDERED_100.values, device=device)
     torch.manual_seed(recipe.seed)
     regression = _fit(graph, pool, recipe)
-    views = _store(graph, pool, recipe, values)
+    views = _store(graph, pool, recipe.batches, recipe.batch, values)
     weights = [*graph.projector.parameters(), *graph.decoder.parameters()]
     weights += [*graph.lm_head.parameters()]
     for weight in weights:
         weight.requires_grad_(True)
+
+    def lesson(dark: Sequence[Batch] = ()) -> Batch:
+        store = dark if dark and float(torch.rand(())) < recipe.dark else views
+        drawn = store[int(torch.randint(len(store), ()))]
+        return _lesson(drawn, regression, recipe, values)
+
+    losses = _learn(graph, weights, lesson, recipe.steps, recipe)
+    if not recipe.dark_steps:
+        return losses
+    dark = _store(graph, pool, recipe.dark_batches, replace(recipe.batch, dark=True), values)
+    begun = [weight.detach().clone() for weight in weights]
+    losses = _learn(graph, weights, lambda: lesson(dark), recipe.dark_steps, recipe)
+    with torch.no_grad():
+        torch._foreach_lerp_(weights, begun, recipe.kept)
+    return losses
+
+
+def _learn(
+    graph: ScoringGraph, weights: Sequence[nn.Parameter], lesson: Callable[[], Batch], steps: int,
+    recipe: ReadoutRecipe,
+) -> dict[str, float]:  # fmt: skip
+    """Descend ``steps`` steps, each on a ``lesson``; returns the last mean losses."""
+    values = torch.tensor(ORDERED_100.values, device=weights[0].device)
     average = MovingAverage(weights, recipe.ema)
     optimizer = torch.optim.AdamW(_groups(weights, recipe), betas=(0.9, 0.98))
     sums: dict[str, float] = {}
-    for step in range(recipe.steps):
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(step, recipe.steps, recipe.learning_rate, warmup=0.1)
-        chosen = int(torch.randint(len(views), ()))
-        batch = _lesson(views[chosen], regression, recipe, values)
+            group["lr"] = cosine_rate(step, steps, recipe.learning_rate, warmup=0.1)
+        batch = lesson()
         logits = graph.read(graph.projector(batch.pixels))
         losses = score_losses(logits, batch, values)
         optimizer.zero_grad(set_to_none=True)
@@ -112,22 +147,23 @@ def _fit(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe) -> KernelRegres
 
 
 @torch.no_grad()
-def _store(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe, values: Tensor) -> list[Batch]:
-    """Batches with image tokens (B, places, 4 · vision width) fp16 in place of their pixels."""
+def _store(
+    graph: ScoringGraph, pool: Pool, count: int, recipe: BatchRecipe, values: Tensor
+) -> list[Batch]:
+    """``count`` batches; image tokens (B, places, 4 · vision width) fp16 in place of pixels."""
     normalise = Normalise().to(pool.images.device)
     blind = replace(pool, texture=pool.texture[:, :0], cells=pool.cells[:, :, :0])
     stores: dict[str, Tensor] = {}
-    for index in range(recipe.batches):
-        batch = draw_batch(blind, recipe.batch, graph.input_size, values)
+    for index in range(count):
+        batch = draw_batch(blind, recipe, graph.input_size, values)
         tokens = _tokens(graph, normalise(batch.pixels))
         for name, kept in (vars(batch) | {"pixels": tokens.half()}).items():
             if name not in stores:
                 # All at once: small tensors kept in between would pin the batches' large ones.
-                stores[name] = kept.new_empty(recipe.batches, *kept.shape)
+                stores[name] = kept.new_empty(count, *kept.shape)
             stores[name][index] = kept
     return [
-        Batch(**{name: store[index] for name, store in stores.items()})
-        for index in range(recipe.batches)
+        Batch(**{name: store[index] for name, store in stores.items()}) for index in range(count)
     ]
 
 

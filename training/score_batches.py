@@ -15,6 +15,7 @@ from . import augment
 CLEAN, WORTHLESS = 0, 1 + len(augment.DISTORTIONS)
 """Classes of ``Batch.kind``; the distortions lie between."""
 KINDS = WORTHLESS + 1
+_OVEREXPOSED = list(augment.DISTORTIONS).index("overexposure")
 UNKNOWN = -1
 """A class label that no loss looks at."""
 
@@ -90,6 +91,8 @@ class BatchRecipe:
     """Greatest relative change of brightness, contrast and saturation."""
     mix: float = 0.5
     """Probability that the unpaired pictures of a group are mixed two by two (CutMix, mixup)."""
+    dark: bool = False
+    """Groups go from dark to light, and overexposure falls on the darkest, which it harms least."""
 
 
 def soft_target(score: Tensor, std: Tensor, values: Tensor) -> Tensor:
@@ -107,6 +110,10 @@ def draw_batch(pool: Pool, recipe: BatchRecipe, size: int, values: Tensor) -> Ba
     unrated = unrated[torch.randperm(len(unrated))[: recipe.unrated].to(device)]
     parts: list[Batch] = []
     kinds = augment.draw_kinds(recipe.groups)
+    if recipe.dark:
+        light = pool.images[rated, :, ::16, ::16].float().mean((1, 2, 3))
+        rated = rated[light.argsort()]
+        kinds = [_OVEREXPOSED, *(kind for kind in kinds if kind != _OVEREXPOSED)][: recipe.groups]
     for i, (a, b) in enumerate(
         zip(rated.chunk(recipe.groups), _chunks(unrated, recipe.groups), strict=True)
     ):
