@@ -23,13 +23,7 @@ from artimuse.training.datasets.rendered import render
 from artimuse.training.descriptions import describe, facts
 from artimuse.training.local_features import MAPS, local_features
 from artimuse.training.readout_stage import ReadoutRecipe, train_readout
-from artimuse.training.score_batches import (
-    UNKNOWN,
-    BatchRecipe,
-    Pool,
-    draw_batch,
-    soft_target,
-)
+from artimuse.training.score_batches import UNKNOWN, BatchRecipe, Pool, draw_batch, soft_target
 from artimuse.training.score_stage import ScoreRecipe, ScoreTrainer
 from artimuse.training.text_stage import TextRecipe, train_text
 from artimuse.training.texture import TextureRecipe

@@ -90,12 +90,12 @@ def train_readout(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe) -> dic
         drawn = store[int(torch.randint(len(store), ()))]
         return _lesson(drawn, regression, recipe, values)
 
-    losses = _learn(graph, weights, lesson, recipe.steps, recipe)
+    losses = _learn(graph, weights, lesson, recipe.steps, recipe, values)
     if not recipe.dark_steps:
         return losses
     dark = _store(graph, pool, recipe.dark_batches, replace(recipe.batch, dark=True), values)
     begun = [weight.detach().clone() for weight in weights]
-    losses = _learn(graph, weights, lambda: lesson(dark), recipe.dark_steps, recipe)
+    losses = _learn(graph, weights, lambda: lesson(dark), recipe.dark_steps, recipe, values)
     with torch.no_grad():
         torch._foreach_lerp_(weights, begun, recipe.kept)
     return losses
@@ -103,10 +103,9 @@ def train_readout(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe) -> dic
 
 def _learn(
     graph: ScoringGraph, weights: Sequence[nn.Parameter], lesson: Callable[[], Batch], steps: int,
-    recipe: ReadoutRecipe,
+    recipe: ReadoutRecipe, values: Tensor,
 ) -> dict[str, float]:  # fmt: skip
     """Descend ``steps`` steps, each on a ``lesson``; returns the last mean losses."""
-    values = torch.tensor(ORDERED_100.values, device=weights[0].device)
     average = MovingAverage(weights, recipe.ema)
     optimizer = torch.optim.AdamW(_groups(weights, recipe), betas=(0.9, 0.98))
     sums: dict[str, float] = {}
