@@ -1,10 +1,10 @@
 """The score stage: what it learns from, that it learns, that it can be interrupted."""
 
-import copy
 import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,13 +17,21 @@ from artimuse.artimuse_core.errors import UsageError
 from artimuse.artimuse_core.score_tokens import ORDERED_100
 from artimuse.artimuse_core.scorer import Scorer
 from artimuse.export.to_onnx import export_onnx
-from artimuse.training import augment, metrics, nano, score_stage
+from artimuse.training import augment, metrics, nano, readout_stage, score_stage
 from artimuse.training.datasets import agiqa3k
 from artimuse.training.datasets.rendered import render
 from artimuse.training.descriptions import describe, facts
 from artimuse.training.local_features import MAPS, local_features
 from artimuse.training.readout_stage import ReadoutRecipe, train_readout
-from artimuse.training.score_batches import UNKNOWN, BatchRecipe, Pool, draw_batch, soft_target
+from artimuse.training.score_batches import (
+    CLEAN,
+    UNKNOWN,
+    WORTHLESS,
+    BatchRecipe,
+    Pool,
+    draw_batch,
+    soft_target,
+)
 from artimuse.training.score_stage import ScoreRecipe, ScoreTrainer
 from artimuse.training.text_stage import TextRecipe, train_text
 from artimuse.training.texture import TextureRecipe
@@ -51,7 +59,6 @@ TINY = nano.NanoConfig(
         batches=2,
         dark_batches=1,
         steps=3,
-        dark_steps=2,
         composed=4,
         batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2, mix=0),
     ),
@@ -133,6 +140,7 @@ def test_in_dark_batches_the_darkest_pictures_are_overexposed(monkeypatch, drawn
     pool = Pool(
         images=levels.byte()[:, None, None, None].expand(16, 3, SIDE, SIDE).contiguous(),
         score=levels / 2,
+        opinion=levels / 2,
         std=torch.full((16,), 5.0),
         source=torch.zeros(16, dtype=torch.long),
         texture=torch.empty(16, 0),
@@ -223,20 +231,50 @@ def test_the_readout_learns_from_what_a_standing_tower_saw(rated, tmp_path) -> N
     assert metrics.srcc(scores, [r.score for r in unseen]) > 0.5  # of 40
 
 
-def test_the_dark_steps_are_averaged_with_where_they_begin(rated, tmp_path) -> None:
+def test_a_lesson_is_what_the_judge_says_and_a_spoiled_copy_lies_below(rated, tmp_path) -> None:
     pool = nano.load_pool(agiqa3k.load(rated)[:60], TINY.rendered, CPU)
-    start = nano.build(TINY, tmp_path)
-    nano.initialise(start, pool, 0)
+    graph = nano.build(TINY, tmp_path)
+    nano.initialise(graph, pool, 0)
+    recipe = replace(TINY.readout, composed=5, margin=0.5)
+    torch.manual_seed(0)
+    [stored] = readout_stage._store(graph, pool, 1, recipe.batch, VALUES)
+    poorer = torch.arange(len(stored.spoiled)) % 2 == 0  # half of the copies are seen to be poor
+    judge = SimpleNamespace(
+        clean=lambda tokens: torch.full([len(tokens)], 40.0),
+        spoiled=lambda tokens: torch.where(poorer, 5.0, 40.0),
+    )
+    lesson = readout_stage._lesson(stored, judge, recipe, VALUES)
+    count, known = len(stored.kind), ~stored.score.isnan()
+    for rows, score in ((known & (stored.kind == CLEAN), 40), (stored.kind == WORTHLESS, 0)):
+        assert lesson.score[:count][rows].unique().tolist() == [score]
+    assert lesson.score[count:].tolist() == [40] * 5  # composed
+    said, rateable = lesson.score[stored.spoiled], known[stored.spoiled]
+    assert said[~rateable].isnan().all()
+    assert said[rateable & poorer].unique().tolist() == [5]
+    torch.testing.assert_close(lesson.margin, stored.margin / 2)
+    others = rateable & ~poorer
+    torch.testing.assert_close(said[others], 40 - lesson.margin[others])
 
-    def trained(dark_steps: int, kept: float) -> torch.Tensor:
-        graph = copy.deepcopy(start)
-        train_readout(graph, pool, replace(TINY.readout, dark_steps=dark_steps, kept=kept))
-        return graph.projector.linear_1.weight.detach()
 
-    begun, ended = trained(0, kept=0.0), trained(2, kept=0.0)
-    assert not torch.equal(begun, ended)
-    torch.testing.assert_close(trained(2, kept=1.0), begun)
-    torch.testing.assert_close(trained(2, kept=0.25), begun.lerp(ended, 0.75))
+def test_the_judge_is_part_model_as_it_was_part_regression_of_peoples_ratings(
+    rated, tmp_path
+) -> None:
+    pool = nano.load_pool(agiqa3k.load(rated)[:40], TINY.rendered, CPU)
+    pool = replace(pool, score=pool.score * 0 + 50)  # as if a teacher had smoothed all away
+    graph = nano.build(TINY, tmp_path)
+    nano.initialise(graph, pool, 0)
+    graph.eval()
+    pixels = score_stage.Normalise()(pool.images[:40].float() / 255)
+    tokens = readout_stage._tokens(graph, pixels).detach()
+    regression = readout_stage._fit(graph, pool, TINY.readout)
+    answer = torch.softmax(graph(pixels), 1) @ VALUES
+    judges = [readout_stage.Judge(graph, regression, own, VALUES) for own in (0.0, 0.25)]
+    graph.lm_head.weight.data.zero_()  # what is learnt later does not change the judge
+    people, both = (judge.clean(tokens) for judge in judges)
+    alone = judges[0].spoiled(tokens)
+    assert metrics.srcc(people, pool.opinion[:40]) > 0.9
+    torch.testing.assert_close(alone, answer.detach(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(both, people.lerp(alone, 0.25), atol=1e-3, rtol=0)
 
 
 def test_local_features_tell_sharp_from_soft_and_bright_from_dark() -> None:

@@ -119,6 +119,7 @@ def test_only_whole_clean_pictures_are_said_to_look_as_the_teacher_saw_them(seen
     pool = Pool(
         images=images,
         score=torch.linspace(90, 10, count),
+        opinion=torch.linspace(90, 10, count),
         std=torch.full((count,), 8.0),
         source=torch.zeros(count, dtype=torch.long),
         texture=torch.arange(count)[:, None].float(),

@@ -209,9 +209,11 @@ def load_pool(ratings: Sequence[Rating], rendered: int, device: torch.device) ->
     images = torch.stack([_decode(rating.image) for rating in ratings])
     size = images.shape[-1]
     nothing = [float("nan")] * rendered
+    score = torch.tensor([r.score for r in ratings] + nothing, device=device)
     return Pool(
         images=torch.cat([images, render(rendered, size)]).to(device),
-        score=torch.tensor([r.score for r in ratings] + nothing, device=device),
+        score=score,
+        opinion=score,
         std=torch.tensor([r.std for r in ratings] + nothing, device=device),
         source=torch.tensor(
             [sources[_source(r)] for r in ratings] + [UNKNOWN] * rendered, device=device

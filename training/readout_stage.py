@@ -1,23 +1,25 @@
 """The readout stage: how to score what the tower sees, learnt from a store of what it saw.
 
-By the end of the score stage a kernel regression on the means and spreads of the image tokens ranks
-pictures better than the language model that reads them: it has the exact solution where gradient
-descent is still on its way. Here the tower stands still, so thousands of views, spoiled ones too,
-pass through it once; projector and language model then learn from the stored tokens, a step at a
-seventh of the price. Their lessons are the score stage's, but that a clean view is worth what the
-regression says of it, and so is a view put together from two, which nobody has rated.
+By the end of the score stage the language model ranks pictures about as well as a kernel regression
+of people's ratings on the mean of the image tokens, but their faults differ: the mean of the two is
+better than either. Here the tower stands still, so thousands of views, spoiled ones too, pass
+through it once; projector and language model then learn from the stored tokens, a step at a third
+of the price, what that mean says of clean views and of views put together from two, which nobody
+has rated.
 
-A dark picture that is brightened until it clips looks better to what has been learnt by then. To
-teach it otherwise costs agreement with people, so that is learnt in steps of its own, and where
-they end is averaged with where they begin, as Wortsman et al. do in "Robust fine-tuning of
-zero-shot models" (2022): most of the lesson stays, hardly any of its price.
+Spoiled copies are worth what they are said to be, or a little less than their original if that is
+less. In the score stage they are worth a share of it; that teaches the tower to see faults, but
+held on to it costs agreement with people, whose poorest pictures look much like spoiled ones. A
+dark picture that is brightened until it clips looks better to what has been learnt by then, so some
+batches have the darkest of their pictures overexposed.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -28,8 +30,17 @@ from ..artimuse_core.score_tokens import ORDERED_100
 from .augment import resize
 from .descent import MovingAverage, cosine_rate, weigh
 from .kernel import KernelRegression
-from .score_batches import CLEAN, UNKNOWN, Batch, BatchRecipe, Pool, draw_batch, soft_target
-from .score_stage import Normalise, score_losses
+from .score_batches import (
+    CLEAN,
+    UNKNOWN,
+    WORTHLESS,
+    Batch,
+    BatchRecipe,
+    Pool,
+    draw_batch,
+    soft_target,
+)
+from .score_stage import ROOM, Normalise, score_losses
 
 _log = logging.getLogger(__name__)
 
@@ -40,19 +51,21 @@ class ReadoutRecipe:
 
     batches: int = 300
     """Of views, stored; each is a step's."""
-    steps: int = 1600
-    learning_rate: float = 1e-3
+    steps: int = 600
+    learning_rate: float = 1.5e-3
     """Peak; a tenth of the steps warm-up, then a cosine to nothing."""
     weight_decay: float = 0.1
-    ema: float = 0.998
-    trust: float = 0.7
-    """Share of the regression's word in the score of a clean view."""
+    ema: float = 0.995
+    own: float = 0.5
+    """Share of what the score stage's language model says in what a view is worth."""
     width: float = 0.6
     """Of the regression's kernel, see :class:`.kernel.KernelRegression`."""
     ridge: float = 0.1
-    composed: int = 32
+    composed: int = 64
     """Views of a step put together from two others."""
-    expectation: float = 2.0
+    margin: float = 0.6
+    """By how much a spoiled copy should lie below its original, as a share of ``Batch.margin``."""
+    expectation: float = 10.0
     correlation: float = 0.5
     within: float = 0.25
     rank: float = 2.0
@@ -63,12 +76,8 @@ class ReadoutRecipe:
     )
     dark_batches: int = 100
     """Stored besides, in which the darkest pictures come overexposed."""
-    dark: float = 0.7
-    """Share of these in ``dark_steps``."""
-    dark_steps: int = 800
-    """Learnt on after ``steps``, with a course of the rate of their own; 0 to end before."""
-    kept: float = 1 / 3
-    """Weight of where they begin, in the average with where they end."""
+    dark_share: float = 0.45
+    """Of the steps that learn from these."""
     seed: int = 1
 
 
@@ -78,41 +87,21 @@ def train_readout(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe) -> dic
     graph.to(device).eval()
     values = torch.tensor(ORDERED_100.values, device=device)
     torch.manual_seed(recipe.seed)
-    regression = _fit(graph, pool, recipe)
+    judge = Judge(graph, _fit(graph, pool, recipe), recipe.own, values)
     views = _store(graph, pool, recipe.batches, recipe.batch, values)
+    dark = _store(graph, pool, recipe.dark_batches, replace(recipe.batch, dark=True), values)
     weights = [*graph.projector.parameters(), *graph.decoder.parameters()]
     weights += [*graph.lm_head.parameters()]
     for weight in weights:
         weight.requires_grad_(True)
-
-    def lesson(dark: Sequence[Batch] = ()) -> Batch:
-        store = dark if dark and float(torch.rand(())) < recipe.dark else views
-        drawn = store[int(torch.randint(len(store), ()))]
-        return _lesson(drawn, regression, recipe, values)
-
-    losses = _learn(graph, weights, lesson, recipe.steps, recipe, values)
-    if not recipe.dark_steps:
-        return losses
-    dark = _store(graph, pool, recipe.dark_batches, replace(recipe.batch, dark=True), values)
-    begun = [weight.detach().clone() for weight in weights]
-    losses = _learn(graph, weights, lambda: lesson(dark), recipe.dark_steps, recipe, values)
-    with torch.no_grad():
-        torch._foreach_lerp_(weights, begun, recipe.kept)
-    return losses
-
-
-def _learn(
-    graph: ScoringGraph, weights: Sequence[nn.Parameter], lesson: Callable[[], Batch], steps: int,
-    recipe: ReadoutRecipe, values: Tensor,
-) -> dict[str, float]:  # fmt: skip
-    """Descend ``steps`` steps, each on a ``lesson``; returns the last mean losses."""
     average = MovingAverage(weights, recipe.ema)
     optimizer = torch.optim.AdamW(_groups(weights, recipe), betas=(0.9, 0.98))
     sums: dict[str, float] = {}
-    for step in range(steps):
+    for step in range(recipe.steps):
         for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(step, steps, recipe.learning_rate, warmup=0.1)
-        batch = lesson()
+            group["lr"] = cosine_rate(step, recipe.steps, recipe.learning_rate, warmup=0.1)
+        store = dark if float(torch.rand(())) < recipe.dark_share else views
+        batch = _lesson(store[int(torch.randint(len(store), ()))], judge, recipe, values)
         logits = graph.read(graph.projector(batch.pixels))
         losses = score_losses(logits, batch, values)
         optimizer.zero_grad(set_to_none=True)
@@ -130,18 +119,42 @@ def _learn(
     return sums
 
 
+class Judge:
+    """What views are worth, from (B, places, width) image tokens: (B,) score points.
+
+    ``graph`` speaks as it is when the judge is made, whatever it learns later.
+    """
+
+    def __init__(
+        self, graph: ScoringGraph, regression: KernelRegression, own: float, values: Tensor
+    ) -> None:
+        self.graph, self.regression = copy.deepcopy(graph), regression
+        self.own, self.values = own, values
+
+    def clean(self, tokens: Tensor) -> Tensor:
+        """The graph's word and the regression's, ``own`` the share of the first."""
+        said = self.regression(_pooled(tokens)).lerp(self.spoiled(tokens), self.own)
+        return said.clamp(0, 100)
+
+    @torch.no_grad()
+    def spoiled(self, tokens: Tensor) -> Tensor:
+        """The graph's word: the regression knows nothing of spoiled pictures."""
+        logits = self.graph.read(self.graph.projector(tokens))
+        return torch.softmax(logits, 1) @ self.values
+
+
 @torch.no_grad()
 def _fit(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe) -> KernelRegression:
-    """Kernel regression on whole rated pictures, each averaged with its mirror image."""
+    """People's ratings by whole pictures, each averaged with its mirror image."""
     normalise = Normalise().to(pool.images.device)
     rated = torch.nonzero(~pool.score.isnan())[:, 0]
     seen = []
     for rows in rated.split(32):
         pixels = normalise(resize(pool.images[rows].float() / 255, graph.input_size))
-        sides = [_summary(_tokens(graph, side)) for side in (pixels, pixels.flip(-1))]
+        sides = [_pooled(_tokens(graph, side)) for side in (pixels, pixels.flip(-1))]
         seen.append((sides[0] + sides[1]) / 2)
     return KernelRegression(
-        torch.cat(seen), pool.score[rated], width=recipe.width, ridge=recipe.ridge
+        torch.cat(seen), pool.opinion[rated], width=recipe.width, ridge=recipe.ridge
     )
 
 
@@ -171,28 +184,30 @@ def _tokens(graph: ScoringGraph, pixel_values: Tensor) -> Tensor:
     return graph.unshuffle(graph.image_features(pixel_values))
 
 
-def _summary(tokens: Tensor) -> Tensor:
-    """(B, places, width) → (B, 2 · width): mean and spread over the places."""
-    tokens = tokens.float()
-    return torch.cat([tokens.mean(1), tokens.std(1)], dim=1)
+def _pooled(tokens: Tensor) -> Tensor:
+    """(B, places, width) → (B, width): what the regression looks at, the mean over the places."""
+    return tokens.float().mean(1)
 
 
 @torch.no_grad()
-def _lesson(
-    batch: Batch, regression: KernelRegression, recipe: ReadoutRecipe, values: Tensor
-) -> Batch:
-    """A stored batch with what the regression says of clean views, and composed ones behind it."""
-    tokens, score = batch.pixels.float(), batch.score.clone()
-    clean = torch.nonzero((batch.kind == CLEAN) & ~score.isnan())[:, 0]
-    said = regression(_summary(tokens[clean])).clamp(0, 100)
-    score[clean] = score[clean].lerp(said, recipe.trust)
+def _lesson(batch: Batch, judge: Judge, recipe: ReadoutRecipe, values: Tensor) -> Batch:
+    """A stored batch, each clean view worth what the judge says, and composed ones behind it.
+
+    A spoiled copy is worth what the judge says too, or less, so that it lies below its original.
+    """
+    tokens, margin = batch.pixels.float(), recipe.margin * batch.margin
+    clean = torch.nonzero((batch.kind == CLEAN) & ~batch.score.isnan())[:, 0]
+    score = torch.where(batch.kind == WORTHLESS, batch.score, torch.nan)
+    score[clean] = judge.clean(tokens[clean])
+    original = score[batch.original]  # NaN where nobody rated it, and so is its copy
+    below = original - torch.minimum(margin, ROOM * original)
+    score[batch.spoiled] = torch.minimum(judge.spoiled(tokens[batch.spoiled]), below)
     spread = _spread(batch.target, values)
     first, second = (clean[torch.randint(len(clean), (recipe.composed,))] for _ in range(2))
     inside = _rectangles(recipe.composed, math.isqrt(tokens.shape[1])).to(tokens.device)
     composed = torch.where(inside[:, :, None], tokens[first], tokens[second])
-    worth = regression(_summary(composed)).clamp(0, 100)
     spread = torch.cat([spread, (spread[first] + spread[second]) / 2])
-    score = torch.cat([score, worth])
+    score = torch.cat([score, judge.clean(composed)])
     unknown = torch.full_like(first, UNKNOWN)
     return replace(
         batch,
@@ -201,6 +216,7 @@ def _lesson(
         target=soft_target(score, spread, values).nan_to_num(0.0),
         source=torch.cat([batch.source, unknown]),
         kind=torch.cat([batch.kind, unknown]),
+        margin=margin,
     )
 
 

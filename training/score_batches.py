@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import augment
@@ -27,7 +28,9 @@ class Pool:
     images: Tensor
     """(N, 3, H, W) uint8, H and W multiples of 16."""
     score: Tensor
-    """(N,) 0..100, NaN for pictures nobody rated."""
+    """(N,) 0..100 to learn, NaN for pictures nobody rated."""
+    opinion: Tensor
+    """(N,) 0..100, what people said; the same where no teacher smoothed it."""
     std: Tensor
     """(N,) spread of the opinions, score points."""
     source: Tensor
@@ -193,19 +196,16 @@ def _crop(images: Tensor, rows: Tensor, recipe: BatchRecipe, size: int) -> tuple
     slack = recipe.shift if whole else 0
     tops = torch.randint(-slack, height - h + slack + 1, (len(rows),))
     lefts = torch.randint(-slack, width - w + slack + 1, (len(rows),))
-    crops = []
-    for row, top, left in zip(rows.tolist(), tops.tolist(), lefts.tolist(), strict=True):
-        down, across = (
-            _mirrored(start + torch.arange(side), full).to(images.device)
-            for start, side, full in ((top, h, height), (left, w, width))
-        )
-        crops.append(images[row][:, down][:, :, across])
-    return torch.stack(crops).float().div_(255), whole
-
-
-def _mirrored(places: Tensor, length: int) -> Tensor:
-    """Places of pixels in a row of ``length``, those beyond its ends mirrored into it."""
-    return length - 1 - (length - 1 - places.abs()).abs()
+    crops = torch.empty(len(rows), 3, h, w, device=images.device)
+    for crop, row, top, left in zip(
+        crops, rows.tolist(), tops.tolist(), lefts.tolist(), strict=True
+    ):
+        picture = images[row : row + 1]
+        if slack:
+            picture = F.pad(picture.float(), (slack,) * 4, mode="reflect")
+        y, x = top + slack, left + slack
+        crop.copy_(picture[0, :, y : y + h, x : x + w])
+    return crops.div_(255), whole
 
 
 def _crop_sides(height: int, width: int, min_crop: float, size: int) -> tuple[int, int]:

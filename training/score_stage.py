@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 TOWER_WARMUP = 50
 """Steps from when the tower is let go until it learns at its full rate."""
+ROOM = 0.8
+"""Share of a picture's score by which a margin may lie below it: a poor one has little room."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -39,7 +41,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ScoreRecipe:
     """How long, how fast and with which weights to learn."""
 
-    steps: int = 3500
+    steps: int = 4000
     readout_steps: int = 150
     """The first of them, in which the tower stays as it starts: it sees well enough to begin with,
     and a step costs a third."""
@@ -274,8 +276,7 @@ def score_losses(logits: Tensor, batch: Batch, values: Tensor) -> dict[str, Tens
     cross_entropy = -(batch.target * F.log_softmax(logits, dim=1)).sum(1)
     predicted, human = expected[rated], batch.score[rated]
     original, spoiled = expected[batch.original], expected[batch.spoiled]
-    # A poor picture has little room below it.
-    margin = torch.minimum(batch.margin, 0.8 * original.detach())
+    margin = torch.minimum(batch.margin, ROOM * original.detach())
     return {
         "tokens": cross_entropy[rated].mean(),
         "expectation": ((predicted - human) / 25).square().mean(),

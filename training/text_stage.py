@@ -37,7 +37,7 @@ class TextRecipe:
     batch: int = 48
     """Pictures a step, each asked for one attribute."""
     learning_rate: float = 1e-3
-    keep_score: float = 2.0
+    keep_score: float = 5.0
     """Weight of the divergence from the score stage's answers."""
     versions: int = 2
     """Versions of each picture: as it is, and spoiled."""

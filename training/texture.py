@@ -39,13 +39,13 @@ _THRESHOLD = 0.7
 class TextureRecipe:
     """What the teacher sees, and how far it is believed."""
 
-    atoms: tuple[int, ...] = (256, 256, 256, 256)
+    atoms: tuple[int, ...] = (512, 64, 64, 64)
     """Of the dictionary at each scale, the picture's own pixels first."""
-    floor: float | None = None
-    """Added to the averages before their logarithm is taken; None leaves them as they are."""
+    floor: float | None = 0.02
+    """Added to a picture's averages before their logarithm; None leaves them as they are."""
     patches: int = 40_000
     """That each scale's dictionary is learnt from."""
-    trust: float = 0.5
+    trust: float = 0.6
     """Share of the teacher's word in the score that is learnt; the rest is what people said."""
     folds: int = 10
     """Parts of the prompts; the teacher of each has seen the others."""
@@ -198,7 +198,7 @@ def _features(pixels: Tensor, dictionary: Sequence[Atoms]) -> tuple[Tensor, Tens
         for strong in (F.relu(answers - _THRESHOLD), F.relu(-answers - _THRESHOLD)):
             parts.append(atoms.averages(strong.mean((2, 3))))
             parts.append(atoms.averages(strong.square().mean((2, 3)).sqrt()))
-            cells.append(atoms.averages(F.adaptive_avg_pool2d(strong, CELLS)))
+            cells.append(F.adaptive_avg_pool2d(strong, CELLS))
         parts.append(torch.log((answers.abs() * contrast).mean((2, 3)) + 1e-4))
         parts.append(torch.quantile(contrast.log().flatten(1), levels, dim=1).T)
     shrunk = F.adaptive_avg_pool2d(pixels, 64).flatten(2)
