@@ -40,7 +40,7 @@ from .score_batches import (
     draw_batch,
     soft_target,
 )
-from .score_stage import ROOM, Normalise, score_losses
+from .score_stage import ROOM, Normalise, expected_score, score_losses
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class Judge:
     def __init__(
         self, graph: ScoringGraph, regression: KernelRegression, own: float, values: Tensor
     ) -> None:
-        self.graph, self.regression = copy.deepcopy(graph), regression
+        self.graph, self.regression = copy.deepcopy(graph).freeze(), regression
         self.own, self.values = own, values
 
     def clean(self, tokens: Tensor) -> Tensor:
@@ -139,8 +139,7 @@ class Judge:
     @torch.no_grad()
     def spoiled(self, tokens: Tensor) -> Tensor:
         """The graph's word: the regression knows nothing of spoiled pictures."""
-        logits = self.graph.read(self.graph.projector(tokens))
-        return torch.softmax(logits, 1) @ self.values
+        return expected_score(self.graph.read(self.graph.projector(tokens)), self.values)
 
 
 @torch.no_grad()

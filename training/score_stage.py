@@ -269,10 +269,15 @@ def _drop_path(rate: float) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     return hook
 
 
+def expected_score(logits: Tensor, values: Tensor) -> Tensor:
+    """(B, K) logits of the score tokens, (K,) what they are worth → (B,) score points."""
+    return torch.softmax(logits, dim=1) @ values
+
+
 def score_losses(logits: Tensor, batch: Batch, values: Tensor) -> dict[str, Tensor]:
     """Unweighted terms from (B, K) fp32 logits; rows without a rating count in ``rank`` alone."""
     rated = ~batch.score.isnan()
-    expected = torch.softmax(logits, dim=1) @ values  # (B,) score points
+    expected = expected_score(logits, values)
     cross_entropy = -(batch.target * F.log_softmax(logits, dim=1)).sum(1)
     predicted, human = expected[rated], batch.score[rated]
     original, spoiled = expected[batch.original], expected[batch.spoiled]

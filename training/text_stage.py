@@ -24,7 +24,7 @@ from . import augment
 from .descriptions import describe, facts
 from .losses import IGNORED
 from .score_batches import Pool
-from .score_stage import Normalise
+from .score_stage import Normalise, expected_score
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def _look(graph: ScoringGraph, pool: Pool, versions: int, batch: int = 32) -> _S
             pixels = augment.resize(images, graph.input_size)
             embedded = graph.image_embeddings(normalise(pixels))
             answer = graph.read(embedded)
-            scores = torch.softmax(answer, 1) @ values
+            scores = expected_score(answer, values)
             tokens.append(embedded)
             logits.append(answer)
             texts += [
