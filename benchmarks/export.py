@@ -3,12 +3,13 @@
     python benchmarks/export.py                          # nano
     python benchmarks/export.py --model DIR --images 4   # a large one
     python benchmarks/export.py --opsets 18,20,21,22,23,24 --precisions "" --no-torch
+    python benchmarks/export.py --whole-pixels --no-torch
     python benchmarks/export.py --tools --precisions int8 --no-torch   # other people's tools
 
 Two tables. In the first each side loads and runs in a process of its own, in turns, so that memory
-is each side's. In the second (--opsets, --tools) all graphs run in one process, in turns. --tools
-compares static quantization, offline optimisation and, in an environment with the extra optimum,
-ORTQuantizer and ORTOptimizer. ``--work`` keeps the bundles for another run.
+is each side's. In the second (--opsets, --tools, --whole-pixels) all graphs run in one process, in
+turns. --tools compares static quantization, offline optimisation and, in an environment with the
+extra optimum, ORTQuantizer and ORTOptimizer. ``--work`` keeps the bundles for another run.
 """
 
 from __future__ import annotations
@@ -161,6 +162,7 @@ def main() -> None:
     parser.add_argument("--opsets", default="", help="fp32 once more at each of these")
     parser.add_argument("--tools", action="store_true")
     parser.add_argument("--ways", action="store_true", help="each way to int8, verified or not")
+    parser.add_argument("--whole-pixels", action="store_true", help="fp32 and int8 so as well")
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--images", type=int, default=64, help="a round, at most 64")
     parser.add_argument("--batch", type=int, default=8)
@@ -211,6 +213,9 @@ def compare(source: Path, work: Path, options: argparse.Namespace) -> None:
             if not path.exists():
                 store(way.make(staged), path.parent, path.name)
             together[f"int8: {way.quantization}"] = path
+    for precision in ("fp32", "int8") if options.whole_pixels else ():
+        recipe = Recipe(precision, whole_pixels=True)
+        together[f"onnxruntime {precision}, whole pixels"] = made(f"{precision}-whole", recipe)
     if options.tools:
         together |= {side: path for side, path in apart.items() if side.startswith("onnx")}
         together |= tool_variants(fp32, work, source)

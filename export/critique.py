@@ -25,6 +25,7 @@ from ..artimuse_core.pictures import render_pictures
 from ..artimuse_core.prompts import system_message
 from .store import store, store_as_fp16
 from .trace import trace
+from .whole_pixels import embed_whole_pixels
 
 PREFILL, DECODE, TOKENIZER = "prefill.onnx", "decode.onnx", "tokenizer.json"
 PICTURES, NEW_TOKENS = 4, 24
@@ -89,6 +90,7 @@ def write_critique(
     work: Path,
     manifest: bundle.Manifest,
     *,
+    whole_pixels: bool = False,
     inline_bytes: int,
     shard_bytes: int,
 ) -> bundle.Manifest:
@@ -103,6 +105,8 @@ def write_critique(
     files = {TOKENIZER: bundle.sha256(work / TOKENIZER)}
     for trace_part, name in ((_trace_prefill, PREFILL), (_trace_decode, DECODE)):
         model = trace_part(graph, manifest.opset)
+        if whole_pixels and name == PREFILL:  # the score it gives is then the scoring graph's
+            embed_whole_pixels(model)
         store_as_fp16(model)
         files |= store(model, work, name, inline_bytes=inline_bytes, shard_bytes=shard_bytes)
     writer = bundle.WriterFiles(

@@ -29,6 +29,7 @@ from .critique import require_writes, write_critique
 from .quantize import PREPARED, WAYS, Staged
 from .store import INLINE_BYTES, SHARD_BYTES, store, store_as_fp16
 from .trace import DTYPES, OPSET, OPSETS, TRACED_IN, trace_scorer
+from .whole_pixels import SAID, embed_whole_pixels
 
 GRAPH = "score.onnx"
 PRECISIONS = (*DTYPES, *WAYS)
@@ -49,6 +50,8 @@ class Recipe:
     """Where torch answers and the artifact is verified."""
     critique: bool = False
     """Export the graphs that write critiques as well; in fp32."""
+    whole_pixels: bool = False
+    """Multiply pixels and patch filters as whole numbers, see :mod:`.whole_pixels`."""
     tools: str = "onnxruntime"
     """Whose quantizer (int8), or graph optimizer (fp32)."""
     inline_bytes: int = INLINE_BYTES
@@ -65,6 +68,10 @@ class Recipe:
         if self.tools == "optimum" and self.precision not in ("fp32", "int8"):
             raise UsageError(
                 f"tools 'optimum' optimize fp32 and quantize to int8, not {self.precision}"
+            )
+        if self.whole_pixels and TRACED_IN[self.precision] is not torch.float32:
+            raise UsageError(
+                f"whole pixels are multiplied in a graph of fp32, not of {self.precision}"
             )
         if self.batch < 0:
             raise UsageError(f"expected a batch of at least 1, or 0 for any, got {self.batch}")
@@ -131,6 +138,7 @@ def export_onnx(
                 checkpoint_dir,
                 work,
                 manifest,
+                whole_pixels=recipe.whole_pixels,
                 inline_bytes=recipe.inline_bytes,
                 shard_bytes=recipe.shard_bytes,
             )
@@ -158,6 +166,10 @@ def written(
     """
     graph.to(TRACED_IN[recipe.precision])
     model = trace_scorer(graph, batch=recipe.batch, opset=recipe.opset)
+    if recipe.whole_pixels:
+        embed_whole_pixels(model)
+    whole = [SAID] if recipe.whole_pixels else []
+    manifest = replace(manifest, quantization="; ".join(whole))
     if recipe.precision not in WAYS and recipe.tools == TOOLS[0]:
         manifest = _stored(model, work, manifest, recipe)
         del model
@@ -176,7 +188,7 @@ def written(
             for way in WAYS[recipe.precision]:
                 for file in manifest.files:
                     (work / file).unlink(missing_ok=True)
-                said = replace(manifest, quantization=way.quantization)
+                said = replace(manifest, quantization="; ".join([way.quantization, *whole]))
                 manifest = _stored(way.make(staged), work, said, recipe)
                 yield manifest
         elif recipe.precision == "int8":
