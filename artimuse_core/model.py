@@ -143,7 +143,10 @@ class ScoringGraph(nn.Module):
         embeddings = self.vision.embeddings
         x = embeddings.patch_embeddings.projection(pixel_values).flatten(2).transpose(1, 2)
         x = torch.cat([embeddings.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        x = x + embeddings.position_embeddings
+        return self.encode(x + embeddings.position_embeddings)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Embedded class token and P patches (B, 1 + P, vision width) → the patches, encoded."""
         for layer in self.vision.encoder.layer:
             x = self._vision_block(layer, x)
         return x[:, 1:]

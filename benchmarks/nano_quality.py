@@ -2,7 +2,9 @@
 
 All on prompts it was never trained on, through the shipped bundle and the decoder that users run.
 
-    python benchmarks/nano_quality.py --data AGIQA-3K-FOLDER
+    python benchmarks/nano_quality.py --data AGIQA-3K-FOLDER [--model DIR] [--against DIR]
+
+--model takes another bundle or checkpoint, --against one that it is compared with, in pairs.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from PIL import Image
 
 from artimuse import Scorer
 from artimuse.artimuse_core.images import load_image
+from artimuse.artimuse_core.scorer import NANO
 from artimuse.training.datasets import agiqa3k
-from artimuse.training.metrics import Agreement, agreement
+from artimuse.training.metrics import Agreement, agreement, bootstrap_interval, plcc, srcc, within
 
 import machine
 
@@ -77,14 +80,43 @@ def print_agreement(figures: Agreement) -> None:
         print(f"| {name} | {figure:.3f} | {low:.3f} to {high:.3f} |")
 
 
+def print_difference(
+    predicted: np.ndarray, against: np.ndarray, human: np.ndarray, prompts: list[str],
+    generators: list[str],
+) -> None:  # fmt: skip
+    """By how much the first agrees better with people; both are drawn together."""
+    names = np.array(generators)
+
+    def inside(scores: np.ndarray, people: np.ndarray, rows: np.ndarray) -> float:
+        return within(scores, people, names[rows])
+
+    metrics = {
+        "SRCC": lambda scores, people, rows: srcc(scores, people),
+        "PLCC": lambda scores, people, rows: plcc(scores, people),
+        "SRCC within a generator, mean": inside,
+    }
+    print("\n| better than the other by | measured | 95% interval |")
+    print("|---|---|---|")
+    rows = np.arange(len(human))
+    for name, metric in metrics.items():
+
+        def better(one: np.ndarray, people: np.ndarray, drawn: np.ndarray, m=metric) -> float:
+            return m(one, people, drawn) - m(against[drawn], people, drawn)
+
+        low, high = bootstrap_interval(better, predicted, human, prompts, along=rows, samples=300)
+        print(f"| {name} | {better(predicted, human, rows):.3f} | {low:.3f} to {high:.3f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="AGIQA-3K: labels.csv, images/")
+    parser.add_argument("--model", default=NANO, help="a bundle or checkpoint; nano by default")
+    parser.add_argument("--against", help="another, to be compared with in pairs")
     options = parser.parse_args()
     ratings = agiqa3k.load(options.data)
     held_out = agiqa3k.split(ratings)["test"]
     files = [rating.image for rating in held_out]
-    scorer = Scorer.load()
+    scorer = Scorer.load(options.model, "cpu")
     print(f"{machine.describe()}; {scorer.card}\n")
 
     results = scorer.score(files)
@@ -92,10 +124,15 @@ def main() -> None:
     spread = np.array([result.std for result in results])
     human = np.array([rating.score for rating in held_out])
     prompts = [rating.prompt for rating in held_out]
-    figures = agreement(predicted, human, prompts, [rating.generator for rating in held_out])
+    generators = [rating.generator for rating in held_out]
+    figures = agreement(predicted, human, prompts, generators)
     print(f"{figures.n} images of {len(set(prompts))} prompts never trained on:\n")
     print_agreement(figures)
     print(f"| mean error, points | {np.abs(predicted - human).mean():.1f} | |")
+
+    if options.against:
+        other = np.array([r.score for r in Scorer.load(options.against, "cpu").score(files)])
+        print_difference(predicted, other, human, prompts, generators)
 
     print("\n| reported spread, quarter | spread | mean error, points |")
     print("|---|---|---|")

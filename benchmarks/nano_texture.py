@@ -4,6 +4,7 @@ A dictionary of small patches learnt without ratings, and kernel regression on i
 (training/texture.py). Takes ten minutes or more on two cores.
 
     python benchmarks/nano_texture.py --data AGIQA-3K-FOLDER [--floor 0 --atoms 256 256 256 256]
+    python benchmarks/nano_texture.py --data … --strides 32 16 8 4 --atoms 96 32 24 8
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="AGIQA-3K: labels.csv, images/")
     usual = texture.TextureRecipe(local=0)
     parser.add_argument("--atoms", type=int, nargs=4, default=usual.atoms, help="at each scale")
+    parser.add_argument("--strides", type=int, nargs=4, default=usual.strides, help="at each scale")
     parser.add_argument(
         "--floor", type=float, default=usual.floor,
         help="added to averages before their logarithm; 0 for averages as they are",
@@ -35,7 +37,12 @@ def main() -> None:
     options = parser.parse_args()
     parts = agiqa3k.split(agiqa3k.load(options.data))
     learnt, held = [*parts["train"], *parts["validation"]], parts["test"]
-    recipe = replace(usual, atoms=tuple(options.atoms), floor=options.floor or None)
+    recipe = replace(
+        usual,
+        atoms=tuple(options.atoms),
+        strides=tuple(options.strides),
+        floor=options.floor or None,
+    )
     pool = nano.load_pool([*learnt, *held], 0, torch.device("cpu"))
     features, _ = texture.look(pool.images, len(learnt), recipe)
     known = len(learnt)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from artimuse.artimuse_core.errors import UsageError
 from artimuse.artimuse_core.score_tokens import ORDERED_100
 from artimuse.artimuse_core.scorer import Scorer
 from artimuse.export.to_onnx import export_onnx
-from artimuse.training import augment, metrics, nano, readout_stage, score_stage
+from artimuse.training import augment, half_products, metrics, nano, readout_stage, score_stage
 from artimuse.training.datasets import agiqa3k
 from artimuse.training.datasets.rendered import render
 from artimuse.training.descriptions import describe, facts
@@ -145,6 +146,7 @@ def test_in_dark_batches_the_darkest_pictures_are_overexposed(monkeypatch, drawn
         source=torch.zeros(16, dtype=torch.long),
         texture=torch.empty(16, 0),
         cells=torch.empty(2, 16, 0, 1, 1),
+        looks=torch.empty(16, 0),
     )
     recipe = BatchRecipe(rated=16, unrated=0, worthless=0, groups=2, mix=0, spoiled=1, dark=True)
     batch = draw_batch(pool, recipe, SIDE, VALUES)
@@ -191,6 +193,61 @@ def test_training_learns_and_what_it_saves_scores_the_same(rated, tmp_path) -> N
     test = agiqa3k.split(agiqa3k.load(rated))["test"]
     scores = [result.score for result in scorer.score([r.image for r in test])]
     assert metrics.srcc(scores, [r.score for r in test]) == pytest.approx(held_out["srcc"], abs=0.1)
+
+
+@torch.no_grad()
+def test_places_looked_at_alone_are_those_of_the_whole_where_nothing_mixes_them(tmp_path) -> None:
+    graph = nano.build(TINY, tmp_path).eval()
+    pixels = torch.rand(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    whole = graph.unshuffle(graph.image_features(pixels))
+    every = torch.arange(graph.image_tokens)
+    torch.testing.assert_close(score_stage.tokens_at(graph, pixels, every), whole)
+    some = torch.tensor([0, 3])
+    assert not torch.allclose(score_stage.tokens_at(graph, pixels, some), whole[:, some])
+    for layer in graph.vision.encoder.layer:  # each place by itself
+        layer.lambda_1.zero_()
+    whole = graph.unshuffle(graph.image_features(pixels))
+    torch.testing.assert_close(score_stage.tokens_at(graph, pixels, some), whole[:, some])
+
+
+def test_the_last_steps_look_at_whole_pictures(rated, tmp_path, monkeypatch) -> None:
+    seen = []
+
+    def tokens_at(graph, pixel_values, places):
+        seen.append(places.tolist())
+        return look(graph, pixel_values, places)
+
+    look = score_stage.tokens_at
+    monkeypatch.setattr(score_stage, "tokens_at", tokens_at)
+    recipe = replace(TINY.recipe, steps=5, places=0.5, whole=0.4)
+    pool = nano.load_pool(agiqa3k.load(rated)[:60], TINY.rendered, CPU)
+    graph = nano.build(TINY, tmp_path)
+    nano.initialise(graph, pool, 0)
+    ScoreTrainer(graph, pool, recipe).run()
+    assert [len(places) for places in seen] == [2, 2, 2, 4, 4]
+    assert seen[3] == [0, 1, 2, 3]
+    assert len({*map(tuple, seen[:3])}) > 1
+
+
+def test_half_products_are_the_whole_ones_rounded() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(96, 64)
+    x = torch.randn(4, 600, 96, requires_grad=True)
+    few = x[:, :5]
+    answers = {}
+    for half in (False, True):
+        with half_products.HalfProducts() if half else nullcontext():
+            y = layer(x)
+            small = layer(few)
+        (y.square().sum() / len(y)).backward()
+        gradients = [t.grad.clone() for t in (x, layer.weight, layer.bias)]
+        answers[half] = [y, *gradients]
+        x.grad = layer.weight.grad = layer.bias.grad = None
+        assert {t.dtype for t in answers[half]} == {torch.float32}
+        torch.testing.assert_close(small, few @ layer.weight.T + layer.bias)
+    for ours, exact in zip(answers[True], answers[False], strict=True):
+        error = (ours - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+        assert 1e-4 < error < 1e-2
 
 
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(rated, tmp_path) -> None:
@@ -266,15 +323,36 @@ def test_the_judge_is_part_model_as_it_was_part_regression_of_peoples_ratings(
     graph.eval()
     pixels = score_stage.Normalise()(pool.images[:40].float() / 255)
     tokens = readout_stage._tokens(graph, pixels).detach()
-    regression = readout_stage._fit(graph, pool, TINY.readout)
+    regressions = readout_stage._fit(graph, pool, TINY.readout)
     answer = torch.softmax(graph(pixels), 1) @ VALUES
-    judges = [readout_stage.Judge(graph, regression, own, VALUES) for own in (0.0, 0.25)]
+    judges = [readout_stage.Judge(graph, regressions, own, VALUES) for own in (0.0, 0.25)]
     graph.lm_head.weight.data.zero_()  # what is learnt later does not change the judge
     people, both = (judge.clean(tokens) for judge in judges)
     alone = judges[0].spoiled(tokens)
     assert metrics.srcc(people, pool.opinion[:40]) > 0.9
     torch.testing.assert_close(alone, answer.detach(), atol=1e-3, rtol=0)
     torch.testing.assert_close(both, people.lerp(alone, 0.25), atol=1e-3, rtol=0)
+
+
+def test_where_a_teacher_looked_the_judge_asks_it_what_the_tokens_tell(rated, tmp_path) -> None:
+    pool = nano.load_pool(agiqa3k.load(rated)[:60], TINY.rendered, CPU)
+    graph = nano.build(TINY, tmp_path)
+    nano.initialise(graph, pool, 0)
+    graph.eval()
+    red, green, _ = pool.images.float().mean((2, 3)).unbind(1)
+    looks = torch.stack([green / red, green], dim=1)  # what the teacher looks at
+    direct, asked = readout_stage._fit(graph, replace(pool, looks=looks), TINY.readout)
+    pixels = score_stage.Normalise()(pool.images[:60].float() / 255)
+    tokens = readout_stage._tokens(graph, pixels).detach()
+    pooled = readout_stage._pooled(tokens)
+    for regression in (direct, asked):
+        assert metrics.srcc(regression(pooled), pool.opinion[:60]) > 0.7
+    # What the teacher cannot see, it does not say, whatever the tokens hold.
+    _, blind = readout_stage._fit(graph, replace(pool, looks=looks * 0), TINY.readout)
+    assert blind(pooled).std() < 1e-3
+    both = readout_stage.Judge(graph, [direct, asked], 0.0, VALUES)
+    mean = (direct(pooled) + asked(pooled)) / 2
+    torch.testing.assert_close(both.clean(tokens), mean.clamp(0, 100))
 
 
 def test_local_features_tell_sharp_from_soft_and_bright_from_dark() -> None:

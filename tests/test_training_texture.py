@@ -124,6 +124,7 @@ def test_only_whole_clean_pictures_are_said_to_look_as_the_teacher_saw_them(seen
         source=torch.zeros(count, dtype=torch.long),
         texture=torch.arange(count)[:, None].float(),
         cells=torch.stack([torch.arange(count), -torch.arange(count)])[..., None, None, None],
+        looks=torch.empty(count, 0),
     )
     recipe = BatchRecipe(rated=16, unrated=0, worthless=2, groups=2, mix=mix, spoiled=0.5)
     torch.manual_seed(0)

@@ -22,7 +22,7 @@ class KernelRegression:
 
     Args:
         features: (N, D); a Standard over them comes first.
-        score: (N,).
+        score: (N,), or (N, K) for K of them by the same features.
         width: of the kernel.
         ridge: added to the kernel's diagonal: how far a rating is doubted.
     """
@@ -30,13 +30,13 @@ class KernelRegression:
     def __init__(self, features: Tensor, score: Tensor, *, width: float, ridge: float) -> None:
         self.width, self.standard = width, Standard(features)
         self.known = self.standard(features)
-        self.level = score.double().mean()
+        self.level = score.double().mean(0)
         gram = self._alike(self.known)
         gram += ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         self.weights = torch.linalg.solve(gram, score.double() - self.level)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """(B, D) → (B,) fp32."""
+        """(B, D) → (B,) or (B, K) fp32."""
         alike = self._alike(self.standard(features))
         return (self.level + alike @ self.weights).float()
 

@@ -220,6 +220,7 @@ def load_pool(ratings: Sequence[Rating], rendered: int, device: torch.device) ->
         ),
         texture=torch.empty(len(images) + rendered, 0, device=device),
         cells=torch.empty(2, len(images) + rendered, 0, 1, 1, device=device),
+        looks=torch.empty(len(images) + rendered, 0, device=device),
     )
 
 
@@ -239,7 +240,8 @@ def _taught(pool: Pool, prompts: Sequence[str], recipe: TextureRecipe) -> Pool:
     _log.info("texture teacher: SRCC %.3f", srcc(said.cpu(), score[:rated].cpu()))
     score[:rated] = score[:rated].lerp(said, recipe.trust)
     texture = principal_components(seen, rated, recipe.components).to(score.device)
-    return replace(pool, score=score, texture=texture, cells=cells.to(score.device))
+    cells, seen = cells.to(score.device), seen.to(score.device)
+    return replace(pool, score=score, texture=texture, cells=cells, looks=seen)
 
 
 def _source(rating: Rating) -> str:

@@ -1,11 +1,12 @@
 """The readout stage: how to score what the tower sees, learnt from a store of what it saw.
 
 By the end of the score stage the language model ranks pictures about as well as a kernel regression
-of people's ratings on the mean of the image tokens, but their faults differ: the mean of the two is
-better than either. Here the tower stands still, so thousands of views, spoiled ones too, pass
-through it once; projector and language model then learn from the stored tokens, a step at a third
-of the price, what that mean says of clean views and of views put together from two, which nobody
-has rated.
+of people's ratings on the mean of the image tokens, and as one that first tells from these tokens
+what the texture teacher would see, and then asks the teacher; but their faults differ, and the mean
+of the three is better than any. Here the tower stands still, so thousands of views, spoiled ones
+too, pass through it once; projector and language model then learn from the stored tokens, a step at
+a third of the price, what that mean says of clean views and of views put together from two, which
+nobody has rated.
 
 Spoiled copies are worth what they are said to be, or a little less than their original if that is
 less. In the score stage they are worth a share of it; that teaches the tower to see faults, but
@@ -19,7 +20,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -44,6 +45,8 @@ from .score_stage import ROOM, Normalise, expected_score, score_losses
 
 _log = logging.getLogger(__name__)
 
+Regression = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class ReadoutRecipe:
@@ -56,11 +59,14 @@ class ReadoutRecipe:
     """Peak; a tenth of the steps warm-up, then a cosine to nothing."""
     weight_decay: float = 0.1
     ema: float = 0.995
-    own: float = 0.5
+    own: float = 1 / 3
     """Share of what the score stage's language model says in what a view is worth."""
     width: float = 0.6
-    """Of the regression's kernel, see :class:`.kernel.KernelRegression`."""
+    """Of the kernel of regressions on tokens, see :class:`.kernel.KernelRegression`."""
     ridge: float = 0.1
+    teacher_width: float = 0.1
+    teacher_ridge: float = 0.01
+    """Of the teacher's regression, as in :class:`.texture.TextureRecipe`."""
     composed: int = 64
     """Views of a step put together from two others."""
     margin: float = 0.6
@@ -126,25 +132,30 @@ class Judge:
     """
 
     def __init__(
-        self, graph: ScoringGraph, regression: KernelRegression, own: float, values: Tensor
+        self, graph: ScoringGraph, regressions: Sequence[Regression], own: float, values: Tensor
     ) -> None:
-        self.graph, self.regression = copy.deepcopy(graph).freeze(), regression
+        self.graph, self.regressions = copy.deepcopy(graph).freeze(), regressions
         self.own, self.values = own, values
 
     def clean(self, tokens: Tensor) -> Tensor:
-        """The graph's word and the regression's, ``own`` the share of the first."""
-        said = self.regression(_pooled(tokens)).lerp(self.spoiled(tokens), self.own)
-        return said.clamp(0, 100)
+        """The graph's word, whose share is ``own``, and the mean of the regressions'."""
+        pooled = _pooled(tokens)
+        said = torch.stack([regression(pooled) for regression in self.regressions]).mean(0)
+        return said.lerp(self.spoiled(tokens), self.own).clamp(0, 100)
 
     @torch.no_grad()
     def spoiled(self, tokens: Tensor) -> Tensor:
-        """The graph's word: the regression knows nothing of spoiled pictures."""
+        """The graph's word: the regressions know nothing of spoiled pictures."""
         return expected_score(self.graph.read(self.graph.projector(tokens)), self.values)
 
 
 @torch.no_grad()
-def _fit(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe) -> KernelRegression:
-    """People's ratings by whole pictures, each averaged with its mirror image."""
+def _fit(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe) -> list[Regression]:
+    """People's ratings by whole pictures, each averaged with its mirror image.
+
+    One from what the tower sees; where a teacher has looked, another from what that tells of its
+    look: (B, width) means of tokens → (B,) score points.
+    """
     normalise = Normalise().to(pool.images.device)
     rated = torch.nonzero(~pool.score.isnan())[:, 0]
     seen = []
@@ -152,9 +163,15 @@ def _fit(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe) -> KernelRegres
         pixels = normalise(resize(pool.images[rows].float() / 255, graph.input_size))
         sides = [_pooled(_tokens(graph, side)) for side in (pixels, pixels.flip(-1))]
         seen.append((sides[0] + sides[1]) / 2)
-    return KernelRegression(
-        torch.cat(seen), pool.opinion[rated], width=recipe.width, ridge=recipe.ridge
+    tokens, people, looks = torch.cat(seen), pool.opinion[rated], pool.looks[rated]
+    direct = KernelRegression(tokens, people, width=recipe.width, ridge=recipe.ridge)
+    if not looks.shape[1]:
+        return [direct]
+    told = KernelRegression(tokens, looks, width=recipe.width, ridge=recipe.ridge)
+    teacher = KernelRegression(
+        looks, people, width=recipe.teacher_width, ridge=recipe.teacher_ridge
     )
+    return [direct, lambda pooled: teacher(told(pooled))]
 
 
 @torch.no_grad()

@@ -39,6 +39,8 @@ class Pool:
     """(N, F) what a teacher saw of each whole picture, or its mirror image; F is 0 without one."""
     cells: Tensor
     """(2, N, C, g, g) and of the cells of each, [1] being its mirror image."""
+    looks: Tensor
+    """(N, D) all it saw of each whole picture, which ``texture`` sums up; D is 0 without one."""
 
 
 @dataclass

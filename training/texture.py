@@ -22,9 +22,8 @@ from .kernel import KernelRegression, Standard
 
 SIDE = 7
 """Of a patch, pixels."""
-STRIDES = (4, 3, 2, 1)
-"""Between patches at each scale, the first of which has the picture's own pixels, each further one
-half as many."""
+SCALES = 4
+"""The first has the picture's own pixels, each further one half as many."""
 QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
 CELLS = 16
 """Per side of a picture, in which the answers are also averaged one by one."""
@@ -41,6 +40,8 @@ class TextureRecipe:
 
     atoms: tuple[int, ...] = (512, 64, 64, 64)
     """Of the dictionary at each scale, the picture's own pixels first."""
+    strides: tuple[int, ...] = (4, 3, 2, 1)
+    """Pixels between patches at each scale."""
     floor: float | None = 0.02
     """Added to a picture's averages before their logarithm; None leaves them as they are."""
     patches: int = 40_000
@@ -69,8 +70,9 @@ class Atoms:
     """(atoms, 3, SIDE, SIDE), for patches of mean 0 and spread 1."""
     offset: Tensor
     """(atoms,) what the mean patch answers."""
+    stride: int
     floor: float | None
-    """Of the averages of their answers, see :class:`TextureRecipe`."""
+    """Of the averages of their answers; both see :class:`TextureRecipe`."""
 
     def averages(self, answers: Tensor) -> Tensor:
         """Averages of answers as the teacher sees them."""
@@ -80,7 +82,7 @@ class Atoms:
 def pyramid(images: Tensor) -> list[Tensor]:
     """(B, 3, H, W) → that and each halved again, one entry a scale."""
     scales = [images]
-    for _ in STRIDES[1:]:
+    for _ in range(SCALES - 1):
         scales.append(F.avg_pool2d(scales[-1], 2))
     return scales
 
@@ -91,7 +93,7 @@ def learn_atoms(images: Tensor, recipe: TextureRecipe) -> list[Atoms]:
     generator = torch.Generator().manual_seed(recipe.seed)
     few = images[:: max(1, len(images) // 500)]
     each = -(-recipe.patches // len(few))
-    drawn: list[list[Tensor]] = [[] for _ in STRIDES]
+    drawn: list[list[Tensor]] = [[] for _ in range(SCALES)]
     for image in few:
         for patches, scale in zip(drawn, pyramid(image[None].cpu().float() / 255), strict=True):
             places = scale[0].unfold(1, SIDE, 1).unfold(2, SIDE, 1)  # (3, rows, columns, …), a view
@@ -100,8 +102,8 @@ def learn_atoms(images: Tensor, recipe: TextureRecipe) -> list[Atoms]:
             )
             patches.append(places[:, rows, columns].transpose(0, 1).flatten(1))
     return [
-        Atoms(*_filters(torch.cat(patches), count, generator), recipe.floor)
-        for patches, count in zip(drawn, recipe.atoms, strict=True)
+        Atoms(*_filters(torch.cat(patches), count, generator), stride, recipe.floor)
+        for patches, count, stride in zip(drawn, recipe.atoms, recipe.strides, strict=True)
     ]
 
 
@@ -187,11 +189,11 @@ def _features(pixels: Tensor, dictionary: Sequence[Atoms]) -> tuple[Tensor, Tens
     """(B, 3, H, W) → (B, D) of the whole, (B, A, CELLS, CELLS) of its cells."""
     parts, cells = [], []
     levels = torch.tensor(QUANTILES)
-    for atoms, stride, scale in zip(dictionary, STRIDES, pyramid(pixels), strict=True):
-        mean = F.avg_pool2d(scale.mean(1, keepdim=True), SIDE, stride)
-        power = F.avg_pool2d(scale.square().mean(1, keepdim=True), SIDE, stride)
+    for atoms, scale in zip(dictionary, pyramid(pixels), strict=True):
+        mean = F.avg_pool2d(scale.mean(1, keepdim=True), SIDE, atoms.stride)
+        power = F.avg_pool2d(scale.square().mean(1, keepdim=True), SIDE, atoms.stride)
         variance = (power - mean.square()).clamp_min(0)
-        answers = F.conv2d(scale, atoms.filters, stride=stride)
+        answers = F.conv2d(scale, atoms.filters, stride=atoms.stride)
         answers = answers - mean * atoms.filters.sum((1, 2, 3))[:, None, None]
         answers = answers / (variance + _CONTRAST).sqrt() - atoms.offset[:, None, None]
         contrast = (variance + 1e-6).sqrt()
