@@ -311,7 +311,7 @@ def train(
     trainer.run(output / "training.pt", resume=resume)
     trainer.finish()
     if config.readout:
-        train_readout(graph, pool, config.readout)
+        train_readout(graph, pool, config.readout, config.texture)
     written = None
     if config.text:
         tokenizer = checkpoint.load_tokenizer(output)

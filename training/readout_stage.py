@@ -42,6 +42,7 @@ from .score_batches import (
     soft_target,
 )
 from .score_stage import ROOM, Normalise, expected_score, score_losses
+from .texture import TextureRecipe, regression
 
 _log = logging.getLogger(__name__)
 
@@ -64,9 +65,6 @@ class ReadoutRecipe:
     width: float = 0.6
     """Of the kernel of regressions on tokens, see :class:`.kernel.KernelRegression`."""
     ridge: float = 0.1
-    teacher_width: float = 0.1
-    teacher_ridge: float = 0.01
-    """Of the teacher's regression, as in :class:`.texture.TextureRecipe`."""
     composed: int = 64
     """Views of a step put together from two others."""
     margin: float = 0.6
@@ -87,13 +85,18 @@ class ReadoutRecipe:
     seed: int = 1
 
 
-def train_readout(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe) -> dict[str, float]:
-    """Train projector and language model of ``graph`` in place; returns the last mean losses."""
+def train_readout(
+    graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe, teacher: TextureRecipe | None = None
+) -> dict[str, float]:
+    """Train projector and language model of ``graph`` in place; returns the last mean losses.
+
+    ``teacher`` is the recipe of who looked at the pool, the usual one if None.
+    """
     device = pool.images.device
     graph.to(device).eval()
     values = torch.tensor(ORDERED_100.values, device=device)
     torch.manual_seed(recipe.seed)
-    judge = Judge(graph, _fit(graph, pool, recipe), recipe.own, values)
+    judge = Judge(graph, _fit(graph, pool, recipe, teacher), recipe.own, values)
     views = _store(graph, pool, recipe.batches, recipe.batch, values)
     dark = _store(graph, pool, recipe.dark_batches, replace(recipe.batch, dark=True), values)
     weights = [*graph.projector.parameters(), *graph.decoder.parameters()]
@@ -140,7 +143,7 @@ class Judge:
     def clean(self, tokens: Tensor) -> Tensor:
         """The graph's word, whose share is ``own``, and the mean of the regressions'."""
         pooled = _pooled(tokens)
-        said = torch.stack([regression(pooled) for regression in self.regressions]).mean(0)
+        said = torch.stack([says(pooled) for says in self.regressions]).mean(0)
         return said.lerp(self.spoiled(tokens), self.own).clamp(0, 100)
 
     @torch.no_grad()
@@ -150,7 +153,9 @@ class Judge:
 
 
 @torch.no_grad()
-def _fit(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe) -> list[Regression]:
+def _fit(
+    graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe, teacher: TextureRecipe | None = None
+) -> list[Regression]:
     """People's ratings by whole pictures, each averaged with its mirror image.
 
     One from what the tower sees; where a teacher has looked, another from what that tells of its
@@ -168,10 +173,8 @@ def _fit(graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe) -> list[Regress
     if not looks.shape[1]:
         return [direct]
     told = KernelRegression(tokens, looks, width=recipe.width, ridge=recipe.ridge)
-    teacher = KernelRegression(
-        looks, people, width=recipe.teacher_width, ridge=recipe.teacher_ridge
-    )
-    return [direct, lambda pooled: teacher(told(pooled))]
+    asked = regression(looks, people, teacher or TextureRecipe())
+    return [direct, lambda pooled: asked(told(pooled))]
 
 
 @torch.no_grad()
