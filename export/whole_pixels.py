@@ -52,7 +52,9 @@ def embed_whole_pixels(model: ir.Model) -> ir.Model:
     count, channels, patch, _ = filters.shape
     if list(convolution.attributes["strides"].as_ints()) != [patch, patch]:
         raise ModelError("this graph's patches overlap; they can't be cut out of the pixels")
-    side = int(pixels.shape[-1]) // patch
+    size = pixels.shape[-1]
+    assert isinstance(size, int)
+    side = size // patch
     std = 255 * np.array(IMAGENET_STD, np.float64)[:, None, None]
     mean = 255 * np.array(IMAGENET_MEAN, np.float64)[:, None, None]
     filters /= std
