@@ -5,7 +5,6 @@ import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,6 +35,7 @@ from artimuse.training.score_batches import (
 from artimuse.training.score_stage import ScoreRecipe, ScoreTrainer
 from artimuse.training.text_stage import TextRecipe, train_text
 from artimuse.training.texture import TextureRecipe
+from artimuse.training.tower_stage import TowerRecipe, train_tower
 
 SIDE = 64
 CPU = torch.device("cpu")
@@ -56,6 +56,13 @@ TINY = nano.NanoConfig(
         batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2),
     ),
     texture=TextureRecipe(atoms=(8, 8, 8, 8), patches=2000, components=4),
+    tower=TowerRecipe(
+        steps=3,
+        head_steps=1,
+        hidden=8,
+        components=3,
+        batch=replace(TowerRecipe().batch, rated=16),
+    ),
     readout=ReadoutRecipe(
         batches=2,
         dark_batches=1,
@@ -294,18 +301,21 @@ def test_a_lesson_is_what_the_judge_says_and_a_spoiled_copy_lies_below(rated, tm
     nano.initialise(graph, pool, 0)
     recipe = replace(TINY.readout, composed=5, margin=0.5)
     torch.manual_seed(0)
-    [stored] = readout_stage._store(graph, pool, 1, recipe.batch, VALUES)
-    poorer = torch.arange(len(stored.spoiled)) % 2 == 0  # half of the copies are seen to be poor
-    judge = SimpleNamespace(
-        clean=lambda tokens: torch.full([len(tokens)], 40.0),
-        spoiled=lambda tokens: torch.where(poorer, 5.0, 40.0),
-    )
-    lesson = readout_stage._lesson(stored, judge, recipe, VALUES)
+    [stored] = readout_stage._store(graph, graph, pool, 1, recipe.batch, VALUES)
+    poorer = torch.arange(len(stored.spoiled)) % 2 == 0  # half of the copies were seen to be poor
+    stored.score[stored.spoiled] = torch.where(poorer, 5.0, 40.0)
+    differences = torch.zeros(3, stored.pixels.shape[-1])
+
+    def judge(pooled: torch.Tensor) -> torch.Tensor:
+        return torch.full([len(pooled)], 40.0)
+
+    lesson = readout_stage._lesson(stored, judge, differences, recipe, VALUES)
     count, known = len(stored.kind), ~stored.score.isnan()
-    for rows, score in ((known & (stored.kind == CLEAN), 40), (stored.kind == WORTHLESS, 0)):
+    clean = known & (stored.kind == CLEAN)
+    for rows, score in ((clean, 40), (stored.kind == WORTHLESS, 0)):
         assert lesson.score[:count][rows].unique().tolist() == [score]
     assert lesson.score[count:].tolist() == [40] * 5  # composed
-    said, rateable = lesson.score[stored.spoiled], known[stored.spoiled]
+    said, rateable = lesson.score[stored.spoiled], clean[stored.original]
     assert said[~rateable].isnan().all()
     assert said[rateable & poorer].unique().tolist() == [5]
     torch.testing.assert_close(lesson.margin, stored.margin / 2)
@@ -313,25 +323,72 @@ def test_a_lesson_is_what_the_judge_says_and_a_spoiled_copy_lies_below(rated, tm
     torch.testing.assert_close(said[others], 40 - lesson.margin[others])
 
 
-def test_the_judge_is_part_model_as_it_was_part_regression_of_peoples_ratings(
+def test_composed_views_are_moved_as_pictures_differ_and_judged_where_they_land(
     rated, tmp_path
 ) -> None:
+    pool = nano.load_pool(agiqa3k.load(rated)[:60], TINY.rendered, CPU)
+    graph = nano.build(TINY, tmp_path)
+    recipe = replace(TINY.readout, composed=400, moved=3.0)
+    [stored] = readout_stage._store(graph, graph, pool, 1, recipe.batch, VALUES)
+    differences = torch.zeros(2, stored.pixels.shape[-1])
+    differences[0, 3], differences[1, 5] = 8.0, 1.0
+    lesson = readout_stage._lesson(stored, lambda pooled: pooled[:, 3], differences, recipe, VALUES)
+    tokens = lesson.pixels[-400:]
+    torch.testing.assert_close(lesson.score[-400:], tokens.mean(1)[:, 3])
+    far, near, not_at_all = (tokens[:, :, i] - tokens[:, :, 0] for i in (3, 5, 7))
+    assert far.mean(1).std() > 4 * near.mean(1).std() > 8 * not_at_all.mean(1).std()
+    still = lesson.pixels[-400:, 0] - lesson.pixels[-400:, 1]
+    assert still[:, 3].std() < 0.5 * far.mean(1).std()  # all places move alike
+
+
+def test_spoiled_copies_are_stored_with_what_the_model_said_of_them_before(rated, tmp_path) -> None:
     pool = nano.load_pool(agiqa3k.load(rated)[:40], TINY.rendered, CPU)
-    pool = replace(pool, score=pool.score * 0 + 50)  # as if a teacher had smoothed all away
+    graph, before = (nano.build(TINY, tmp_path / name).eval() for name in ("now", "before"))
+    nano.initialise(before, pool, 0)
+    torch.manual_seed(3)
+    [stored] = readout_stage._store(graph, before, pool, 1, TINY.readout.batch, VALUES)
+    torch.manual_seed(3)
+    drawn = draw_batch(pool, TINY.readout.batch, SIDE, VALUES)
+    pixels = score_stage.Normalise()(drawn.pixels)
+    said = torch.softmax(before(pixels), 1) @ VALUES
+    torch.testing.assert_close(stored.score[drawn.spoiled], said[drawn.spoiled].detach())
+    others = drawn.kind == CLEAN
+    torch.testing.assert_close(stored.score[others], drawn.score[others], equal_nan=True)
+    seen = readout_stage._tokens(graph, pixels).detach()
+    torch.testing.assert_close(stored.pixels.float(), seen, atol=2e-2, rtol=1e-2)
+
+
+def test_the_judge_is_the_mean_of_what_its_judges_say(rated, tmp_path) -> None:
+    pool = nano.load_pool(agiqa3k.load(rated)[:40], TINY.rendered, CPU)
+    graph = nano.build(TINY, tmp_path).eval()
+    nano.initialise(graph, pool, 0)
+    seen, [direct] = readout_stage._fit(graph, pool, TINY.readout)
+    assert metrics.srcc(direct(seen), pool.score[:40]) > 0.9
+    both = readout_stage._mean_of([direct, lambda pooled: pooled[:, 0] * 0 + 120])
+    mean = (direct(seen) + 120) / 2
+    assert float(mean.max()) > 100
+    torch.testing.assert_close(both(seen), mean.clamp(0, 100))
+
+
+def test_the_tower_learns_what_the_teacher_saw_and_what_people_said(rated, tmp_path) -> None:
+    ratings = agiqa3k.load(rated)
+    pool = nano.load_pool(ratings[:120], TINY.rendered, CPU)
+    red, green, _ = pool.images.float().mean((2, 3)).unbind(1)
+    pool = replace(pool, looks=torch.stack([green / red, green], dim=1))
     graph = nano.build(TINY, tmp_path)
     nano.initialise(graph, pool, 0)
-    graph.eval()
-    pixels = score_stage.Normalise()(pool.images[:40].float() / 255)
-    tokens = readout_stage._tokens(graph, pixels).detach()
-    regressions = readout_stage._fit(graph, pool, TINY.readout)
-    answer = torch.softmax(graph(pixels), 1) @ VALUES
-    judges = [readout_stage.Judge(graph, regressions, own, VALUES) for own in (0.0, 0.25)]
-    graph.lm_head.weight.data.zero_()  # what is learnt later does not change the judge
-    people, both = (judge.clean(tokens) for judge in judges)
-    alone = judges[0].spoiled(tokens)
-    assert metrics.srcc(people, pool.opinion[:40]) > 0.9
-    torch.testing.assert_close(alone, answer.detach(), atol=1e-3, rtol=0)
-    torch.testing.assert_close(both, people.lerp(alone, 0.25), atol=1e-3, rtol=0)
+    others = {name: w.clone() for name, w in graph.decoder.state_dict().items()}
+    before = {name: w.clone() for name, w in graph.vision.state_dict().items()}
+    recipe = replace(TINY.tower, steps=150, components=2, learning_rate=5e-3, ema=0.9)
+    says = train_tower(graph, pool, recipe)
+    unseen = nano.load_pool(ratings[120:], 0, CPU)
+    pixels = score_stage.Normalise()(unseen.images.float() / 255)
+    told = says(readout_stage._pooled(readout_stage._tokens(graph, pixels).detach()))
+    assert metrics.srcc(told, unseen.score) > 0.6
+    assert float(told.std()) > 3  # in points
+    changed = [name for name, w in graph.vision.state_dict().items() if not w.equal(before[name])]
+    assert "embeddings.patch_embeddings.projection.weight" in changed
+    assert all(w.equal(others[name]) for name, w in graph.decoder.state_dict().items())
 
 
 def test_where_a_teacher_looked_the_judge_asks_it_what_the_tokens_tell(rated, tmp_path) -> None:
@@ -341,18 +398,13 @@ def test_where_a_teacher_looked_the_judge_asks_it_what_the_tokens_tell(rated, tm
     graph.eval()
     red, green, _ = pool.images.float().mean((2, 3)).unbind(1)
     looks = torch.stack([green / red, green], dim=1)  # what the teacher looks at
-    direct, asked = readout_stage._fit(graph, replace(pool, looks=looks), TINY.readout)
-    pixels = score_stage.Normalise()(pool.images[:60].float() / 255)
-    tokens = readout_stage._tokens(graph, pixels).detach()
-    pooled = readout_stage._pooled(tokens)
+    told = replace(pool, looks=looks)
+    pooled, (direct, asked) = readout_stage._fit(graph, told, TINY.readout)
     for regression in (direct, asked):
         assert metrics.srcc(regression(pooled), pool.opinion[:60]) > 0.7
     # What the teacher cannot see, it does not say, whatever the tokens hold.
-    _, blind = readout_stage._fit(graph, replace(pool, looks=looks * 0), TINY.readout)
+    _, (_, blind) = readout_stage._fit(graph, replace(pool, looks=looks * 0), TINY.readout)
     assert blind(pooled).std() < 1e-3
-    both = readout_stage.Judge(graph, [direct, asked], 0.0, VALUES)
-    mean = (direct(pooled) + asked(pooled)) / 2
-    torch.testing.assert_close(both.clean(tokens), mean.clamp(0, 100))
 
 
 def test_local_features_tell_sharp_from_soft_and_bright_from_dark() -> None:

@@ -108,6 +108,10 @@ def test_components_are_uncorrelated_and_the_largest_come_first(seen) -> None:
     standard = Standard(features)(features)
     components = principal_components(features, 96, 5)
     torch.testing.assert_close(components.T @ components / 96, torch.eye(5), atol=1e-4, rtol=0)
+    own = principal_components(features, 96, 5, power=1)
+    assert float(own.square().mean()) == pytest.approx(1, abs=1e-4)
+    spreads = (standard @ torch.linalg.svd(standard)[2].T).float()[:, :5].std(0)
+    torch.testing.assert_close(own.std(0) / own[:, 0].std(), spreads / spreads[0])
     told = [float((standard.float().T @ column).norm()) for column in components.T]
     assert told == sorted(told, reverse=True)
 

@@ -8,6 +8,7 @@ Output: a checkpoint directory in the official format, weights in fp16, with ``f
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,7 @@ from .score_stage import Normalise, ScoreRecipe, ScoreTrainer, predict
 from .text_stage import TextRecipe, train_text
 from .texture import TextureRecipe, look, out_of_fold, principal_components
 from .tokenizer import build_tokenizer, corpus, save_tokenizer
+from .tower_stage import TowerRecipe, train_tower
 
 _log = logging.getLogger(__name__)
 
@@ -126,6 +128,8 @@ class NanoConfig:
     recipe: ScoreRecipe = field(default_factory=ScoreRecipe)
     texture: TextureRecipe | None = field(default_factory=TextureRecipe)
     """Who teaches it to see, and smooths the ratings; None for people's ratings alone."""
+    tower: TowerRecipe | None = field(default_factory=TowerRecipe)
+    """How the tower goes on learning from that teacher; None for not."""
     readout: ReadoutRecipe | None = field(default_factory=ReadoutRecipe)
     """How projector and language model learn to score once the tower stands; None for not anew."""
     text: TextRecipe | None = field(default_factory=TextRecipe)
@@ -310,8 +314,13 @@ def train(
     trainer = ScoreTrainer(graph, pool, config.recipe)
     trainer.run(output / "training.pt", resume=resume)
     trainer.finish()
+    before, judges = copy.deepcopy(graph), []
+    if config.texture and config.tower:
+        judges.append(train_tower(graph, pool, config.tower))
     if config.readout:
-        train_readout(graph, pool, config.readout, config.texture)
+        train_readout(
+            graph, pool, config.readout, teacher=config.texture, before=before, judges=judges
+        )
     written = None
     if config.text:
         tokenizer = checkpoint.load_tokenizer(output)

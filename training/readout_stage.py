@@ -1,18 +1,19 @@
 """The readout stage: how to score what the tower sees, learnt from a store of what it saw.
 
-By the end of the score stage the language model ranks pictures about as well as a kernel regression
-of people's ratings on the mean of the image tokens, and as one that first tells from these tokens
-what the texture teacher would see, and then asks the teacher; but their faults differ, and the mean
-of the three is better than any. Here the tower stands still, so thousands of views, spoiled ones
-too, pass through it once; projector and language model then learn from the stored tokens, a step at
-a third of the price, what that mean says of clean views and of views put together from two, which
-nobody has rated.
+The language model, as the score stage left it, ranks pictures less well than those who look at the
+mean of the image tokens and know of nothing but clean pictures: a kernel regression of the ratings,
+another that first tells from these tokens what the texture teacher would see and then asks the
+teacher, and the head that the tower learnt with. Their faults differ, and their mean is better
+than any. Here the tower stands still, so thousands of views, spoiled ones too, pass through it
+once; projector and language model then learn from the stored tokens what that mean says: of clean
+views, and of more that nobody has rated, put together from two and moved at random in directions in
+which pictures differ. Without these, what is learnt holds near two thousand pictures only.
 
-Spoiled copies are worth what they are said to be, or a little less than their original if that is
-less. In the score stage they are worth a share of it; that teaches the tower to see faults, but
-held on to it costs agreement with people, whose poorest pictures look much like spoiled ones. A
-dark picture that is brightened until it clips looks better to what has been learnt by then, so some
-batches have the darkest of their pictures overexposed.
+Spoiled copies are worth what the score stage's model says of them, or a little less than their
+original if that is less. In the score stage they are worth a share of it; that teaches the tower to
+see faults, but held on to it costs agreement with people, whose poorest pictures look much like
+spoiled ones. A dark picture that is brightened until it clips looks better to what has been learnt
+by then, so some batches have the darkest of their pictures overexposed.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from .score_batches import (
     draw_batch,
     soft_target,
 )
-from .score_stage import ROOM, Normalise, expected_score, score_losses
+from .score_stage import Normalise, expected_score, fast_products, score_losses, spoiled_worth
 from .texture import TextureRecipe, regression
 
 _log = logging.getLogger(__name__)
@@ -55,18 +56,18 @@ class ReadoutRecipe:
 
     batches: int = 300
     """Of views, stored; each is a step's."""
-    steps: int = 600
-    learning_rate: float = 1.5e-3
+    steps: int = 1600
+    learning_rate: float = 3e-3
     """Peak; a tenth of the steps warm-up, then a cosine to nothing."""
     weight_decay: float = 0.1
     ema: float = 0.995
-    own: float = 1 / 3
-    """Share of what the score stage's language model says in what a view is worth."""
     width: float = 0.6
     """Of the kernel of regressions on tokens, see :class:`.kernel.KernelRegression`."""
     ridge: float = 0.1
-    composed: int = 64
-    """Views of a step put together from two others."""
+    composed: int = 128
+    """Views of a step put together from two others, and moved."""
+    moved: float = 0.4
+    """How far at most: by this many of the standard deviations in which pictures' means differ."""
     margin: float = 0.6
     """By how much a spoiled copy should lie below its original, as a share of ``Batch.margin``."""
     expectation: float = 10.0
@@ -86,19 +87,33 @@ class ReadoutRecipe:
 
 
 def train_readout(
-    graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe, teacher: TextureRecipe | None = None
+    graph: ScoringGraph,
+    pool: Pool,
+    recipe: ReadoutRecipe,
+    *,
+    teacher: TextureRecipe | None = None,
+    before: ScoringGraph | None = None,
+    judges: Sequence[Regression] = (),
 ) -> dict[str, float]:
     """Train projector and language model of ``graph`` in place; returns the last mean losses.
 
-    ``teacher`` is the recipe of who looked at the pool, the usual one if None.
+    Args:
+        teacher: the recipe of who looked at the pool, the usual one if None.
+        before: whose word counts for spoiled copies; the graph as it comes if None.
+        judges: of clean pictures, besides the regressions: (B, width) means of image tokens →
+            (B,) score points.
     """
     device = pool.images.device
     graph.to(device).eval()
+    before = copy.deepcopy(before or graph).to(device).freeze()
     values = torch.tensor(ORDERED_100.values, device=device)
     torch.manual_seed(recipe.seed)
-    judge = Judge(graph, _fit(graph, pool, recipe, teacher), recipe.own, values)
-    views = _store(graph, pool, recipe.batches, recipe.batch, values)
-    dark = _store(graph, pool, recipe.dark_batches, replace(recipe.batch, dark=True), values)
+    seen, regressions = _fit(graph, pool, recipe, teacher)
+    judge = _mean_of([*regressions, *judges])
+    differences = (seen - seen.mean(0)) / len(seen) ** 0.5
+    views = _store(graph, before, pool, recipe.batches, recipe.batch, values)
+    darker = replace(recipe.batch, dark=True)
+    dark = _store(graph, before, pool, recipe.dark_batches, darker, values)
     weights = [*graph.projector.parameters(), *graph.decoder.parameters()]
     weights += [*graph.lm_head.parameters()]
     for weight in weights:
@@ -110,8 +125,10 @@ def train_readout(
         for group in optimizer.param_groups:
             group["lr"] = cosine_rate(step, recipe.steps, recipe.learning_rate, warmup=0.1)
         store = dark if float(torch.rand(())) < recipe.dark_share else views
-        batch = _lesson(store[int(torch.randint(len(store), ()))], judge, recipe, values)
-        logits = graph.read(graph.projector(batch.pixels))
+        stored = store[int(torch.randint(len(store), ()))]
+        batch = _lesson(stored, judge, differences, recipe, values)
+        with fast_products(device):
+            logits = graph.read(graph.projector(batch.pixels))
         losses = score_losses(logits, batch, values)
         optimizer.zero_grad(set_to_none=True)
         weigh(losses, recipe).backward()
@@ -128,38 +145,20 @@ def train_readout(
     return sums
 
 
-class Judge:
-    """What views are worth, from (B, places, width) image tokens: (B,) score points.
-
-    ``graph`` speaks as it is when the judge is made, whatever it learns later.
-    """
-
-    def __init__(
-        self, graph: ScoringGraph, regressions: Sequence[Regression], own: float, values: Tensor
-    ) -> None:
-        self.graph, self.regressions = copy.deepcopy(graph).freeze(), regressions
-        self.own, self.values = own, values
-
-    def clean(self, tokens: Tensor) -> Tensor:
-        """The graph's word, whose share is ``own``, and the mean of the regressions'."""
-        pooled = _pooled(tokens)
-        said = torch.stack([says(pooled) for says in self.regressions]).mean(0)
-        return said.lerp(self.spoiled(tokens), self.own).clamp(0, 100)
-
-    @torch.no_grad()
-    def spoiled(self, tokens: Tensor) -> Tensor:
-        """The graph's word: the regressions know nothing of spoiled pictures."""
-        return expected_score(self.graph.read(self.graph.projector(tokens)), self.values)
+def _mean_of(judges: Sequence[Regression]) -> Regression:
+    """What they say on average, inside the scale."""
+    return lambda pooled: torch.stack([says(pooled) for says in judges]).mean(0).clamp(0, 100)
 
 
 @torch.no_grad()
 def _fit(
     graph: ScoringGraph, pool: Pool, recipe: ReadoutRecipe, teacher: TextureRecipe | None = None
-) -> list[Regression]:
-    """People's ratings by whole pictures, each averaged with its mirror image.
+) -> tuple[Tensor, list[Regression]]:
+    """What the tower sees of rated pictures (N, width), and regressions of their ratings on it.
 
-    One from what the tower sees; where a teacher has looked, another from what that tells of its
-    look: (B, width) means of tokens → (B,) score points.
+    Each picture is whole, and averaged with its mirror image. Where a teacher has looked, ratings
+    are as it smoothed them: a function without the wrinkles of single ratings is easier to follow.
+    Another regression then asks it about what the tokens tell of its look.
     """
     normalise = Normalise().to(pool.images.device)
     rated = torch.nonzero(~pool.score.isnan())[:, 0]
@@ -168,26 +167,36 @@ def _fit(
         pixels = normalise(resize(pool.images[rows].float() / 255, graph.input_size))
         sides = [_pooled(_tokens(graph, side)) for side in (pixels, pixels.flip(-1))]
         seen.append((sides[0] + sides[1]) / 2)
-    tokens, people, looks = torch.cat(seen), pool.opinion[rated], pool.looks[rated]
-    direct = KernelRegression(tokens, people, width=recipe.width, ridge=recipe.ridge)
+    tokens, looks = torch.cat(seen), pool.looks[rated]
+    direct = KernelRegression(tokens, pool.score[rated], width=recipe.width, ridge=recipe.ridge)
     if not looks.shape[1]:
-        return [direct]
+        return tokens, [direct]
     told = KernelRegression(tokens, looks, width=recipe.width, ridge=recipe.ridge)
-    asked = regression(looks, people, teacher or TextureRecipe())
-    return [direct, lambda pooled: asked(told(pooled))]
+    asked = regression(looks, pool.opinion[rated], teacher or TextureRecipe())
+    return tokens, [direct, lambda pooled: asked(told(pooled))]
 
 
 @torch.no_grad()
 def _store(
-    graph: ScoringGraph, pool: Pool, count: int, recipe: BatchRecipe, values: Tensor
+    graph: ScoringGraph,
+    before: ScoringGraph,
+    pool: Pool,
+    count: int,
+    recipe: BatchRecipe,
+    values: Tensor,
 ) -> list[Batch]:
-    """``count`` batches; image tokens (B, places, 4 · vision width) fp16 in place of pixels."""
+    """``count`` batches; image tokens (B, places, 4 · vision width) fp16 in place of pixels.
+
+    Spoiled copies have the ``score`` that the graph of ``before`` gives them.
+    """
     normalise = Normalise().to(pool.images.device)
     blind = replace(pool, texture=pool.texture[:, :0], cells=pool.cells[:, :, :0])
     stores: dict[str, Tensor] = {}
     for index in range(count):
         batch = draw_batch(blind, recipe, graph.input_size, values)
-        tokens = _tokens(graph, normalise(batch.pixels))
+        pixel_values = normalise(batch.pixels)
+        batch.score[batch.spoiled] = expected_score(before(pixel_values[batch.spoiled]), values)
+        tokens = _tokens(graph, pixel_values)
         for name, kept in (vars(batch) | {"pixels": tokens.half()}).items():
             if name not in stores:
                 # All at once: small tensors kept in between would pin the batches' large ones.
@@ -204,29 +213,37 @@ def _tokens(graph: ScoringGraph, pixel_values: Tensor) -> Tensor:
 
 
 def _pooled(tokens: Tensor) -> Tensor:
-    """(B, places, width) → (B, width): what the regression looks at, the mean over the places."""
+    """(B, places, width) → (B, width): what the judges look at, the mean over the places."""
     return tokens.float().mean(1)
 
 
 @torch.no_grad()
-def _lesson(batch: Batch, judge: Judge, recipe: ReadoutRecipe, values: Tensor) -> Batch:
+def _lesson(
+    batch: Batch, judge: Regression, differences: Tensor, recipe: ReadoutRecipe, values: Tensor
+) -> Batch:
     """A stored batch, each clean view worth what the judge says, and composed ones behind it.
 
-    A spoiled copy is worth what the judge says too, or less, so that it lies below its original.
+    A spoiled copy is worth what it was, or less, so that it lies below its original. Composed views
+    are moved, all places alike, by random sums of the ``differences`` (N, width) between pictures.
     """
     tokens, margin = batch.pixels.float(), recipe.margin * batch.margin
     clean = torch.nonzero((batch.kind == CLEAN) & ~batch.score.isnan())[:, 0]
     score = torch.where(batch.kind == WORTHLESS, batch.score, torch.nan)
-    score[clean] = judge.clean(tokens[clean])
+    score[clean] = judge(_pooled(tokens[clean]))
     original = score[batch.original]  # NaN where nobody rated it, and so is its copy
-    below = original - torch.minimum(margin, ROOM * original)
-    score[batch.spoiled] = torch.minimum(judge.spoiled(tokens[batch.spoiled]), below)
+    score[batch.spoiled] = spoiled_worth(batch.score[batch.spoiled], original, margin)
     spread = _spread(batch.target, values)
     first, second = (clean[torch.randint(len(clean), (recipe.composed,))] for _ in range(2))
     inside = _rectangles(recipe.composed, math.isqrt(tokens.shape[1])).to(tokens.device)
     composed = torch.where(inside[:, :, None], tokens[first], tokens[second])
+    noise = (
+        recipe.moved
+        * torch.rand(recipe.composed, 1)
+        * torch.randn(recipe.composed, len(differences))
+    )
+    composed += (noise.to(tokens.device) @ differences)[:, None]
     spread = torch.cat([spread, (spread[first] + spread[second]) / 2])
-    score = torch.cat([score, judge.clean(composed)])
+    score = torch.cat([score, judge(_pooled(composed))])
     unknown = torch.full_like(first, UNKNOWN)
     return replace(
         batch,

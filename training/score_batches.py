@@ -141,7 +141,9 @@ def _group(
     clean = augment.jitter(clean, recipe.jitter)
     severity = 0.1 + 0.9 * torch.rand(pairs, device=clean.device)
     distort = list(augment.DISTORTIONS.values())[kind]
-    if float(torch.rand(())) < 0.7:
+    if not pairs:
+        spoiled = clean[:0]
+    elif float(torch.rand(())) < 0.7:
         spoiled = _fit(distort(full[:pairs], severity), size)
         augment.flip_some(spoiled)
     else:  # faults as fine as the model's own pixels, as a small picture would show them

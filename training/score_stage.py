@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,7 +133,12 @@ class ScoreTrainer:
         self.weights = [p for p in graph.parameters() if p.requires_grad]
         self.average = MovingAverage(self.weights, recipe.ema)
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(graph, self.heads, recipe),
+            parameter_groups(
+                [*graph.vision.parameters()],
+                [*_others(graph), *self.heads.parameters()],
+                recipe.weight_decay,
+                recipe.tower_rate,
+            ),
             betas=(0.9, 0.98),
             fused=self.device.type == "cuda",
         )
@@ -179,11 +184,11 @@ class ScoreTrainer:
             logits = self.graph.read(self.graph.projector(tokens))
         losses = score_losses(logits, batch, self.values)
         told = self.heads(tokens)
-        losses["auxiliary"] = _class_loss(told["source"], batch.source)
-        losses["auxiliary"] += _class_loss(told["kind"], batch.kind)
+        losses["auxiliary"] = class_loss(told["source"], batch.source)
+        losses["auxiliary"] += class_loss(told["kind"], batch.kind)
         side = math.isqrt(self.graph.image_tokens)
-        losses["texture"] = _known_error(told["texture"], batch.texture)
-        losses["cells"] = _known_error(told["cells"], _tokens_like(batch.cells, side)[:, places])
+        losses["texture"] = known_error(told["texture"], batch.texture)
+        losses["cells"] = known_error(told["cells"], _tokens_like(batch.cells, side)[:, places])
         some = torch.randperm(len(batch.pixels))[: recipe.mapped].to(self.device)
         wanted = local_features(batch.pixels[some], side)
         wanted = wanted.flatten(2).transpose(1, 2)[:, places]
@@ -263,22 +268,31 @@ def tokens_at(graph: ScoringGraph, pixel_values: Tensor, places: Tensor) -> Tens
     return x.reshape(len(x), len(places), -1)
 
 
+def _others(graph: ScoringGraph) -> Iterator[nn.Parameter]:
+    """What of the graph is not its vision tower."""
+    for module in (graph.projector, graph.decoder, graph.lm_head):
+        yield from module.parameters()
+
+
 def parameter_groups(
-    graph: ScoringGraph, heads: nn.Module, recipe: ScoreRecipe
+    tower: Iterable[nn.Parameter],
+    others: Iterable[nn.Parameter],
+    weight_decay: float,
+    tower_rate: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Groups for the optimizer: each has its ``rate``, a factor on the learning rate.
 
     A step of Adam moves every weight alike, so what it does to an answer grows with the number of
     inputs: filters of thousands of pixels learn slower in proportion (Yang et al. 2021).
     """
-    inside = {id(p) for p in graph.vision.parameters()}
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
-    for p in [*graph.parameters(), *heads.parameters()]:
-        matrix = p.ndim > 1 and min(p.shape[:2]) > 1
-        slower = len(p) / p[0].numel() if p.ndim == 4 else 1.0
-        rate = min(1.0, slower) * (recipe.tower_rate if id(p) in inside else 1.0)
-        decay = recipe.weight_decay if matrix and p.ndim == 2 else 0.0
-        groups.setdefault((id(p) in inside, rate, decay), []).append(p)
+    for in_tower, weights in ((True, tower), (False, others)):
+        for p in weights:
+            matrix = p.ndim > 1 and min(p.shape[:2]) > 1
+            slower = len(p) / p[0].numel() if p.ndim == 4 else 1.0
+            rate = min(1.0, slower) * (tower_rate if in_tower else 1.0)
+            decay = weight_decay if matrix and p.ndim == 2 else 0.0
+            groups.setdefault((in_tower, rate, decay), []).append(p)
     return [
         {"params": params, "tower": in_tower, "rate": rate, "weight_decay": decay}
         for (in_tower, rate, decay), params in groups.items()
@@ -345,6 +359,11 @@ def score_losses(logits: Tensor, batch: Batch, values: Tensor) -> dict[str, Tens
     }
 
 
+def spoiled_worth(said: Tensor, original: Tensor, margin: Tensor) -> Tensor:
+    """(P,) what spoiled copies are worth: what is ``said`` of them, or less, to lie below."""
+    return torch.minimum(said, original - torch.minimum(margin, ROOM * original))
+
+
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
     return F.cosine_similarity(a - a.mean(), b - b.mean(), dim=0, eps=1e-6)
 
@@ -361,7 +380,7 @@ def _within(expected: Tensor, batch: Batch) -> Tensor:
     return 1 - F.cosine_similarity(a, b, dim=0, eps=1e-6)
 
 
-def _class_loss(logits: Tensor, label: Tensor) -> Tensor:
+def class_loss(logits: Tensor, label: Tensor) -> Tensor:
     if bool((label == UNKNOWN).all()):
         return logits.new_zeros(())
     return F.cross_entropy(logits, label, ignore_index=UNKNOWN, label_smoothing=0.1)
@@ -374,7 +393,7 @@ def _tokens_like(cells: Tensor, side: int) -> Tensor:
     return F.adaptive_avg_pool2d(cells, side).flatten(2).transpose(1, 2)
 
 
-def _known_error(told: Tensor, wanted: Tensor) -> Tensor:
+def known_error(told: Tensor, wanted: Tensor) -> Tensor:
     """Mean squared error where something is ``wanted``; 0 where nothing is."""
     known = ~wanted.isnan()
     return F.mse_loss(told[known], wanted[known]) if bool(known.any()) else told.new_zeros(())

@@ -242,11 +242,13 @@ def _fold(prompt: str, round_: int, recipe: TextureRecipe) -> int:
     return hashed(f"{recipe.seed}:{round_}:{prompt}") % recipe.folds
 
 
-def principal_components(features: Tensor, usual: int, count: int) -> Tensor:
-    """(N, D) → (N, count) fp32, each of spread 1, the largest first, outliers cut.
+def principal_components(features: Tensor, usual: int, count: int, *, power: float = 0.0) -> Tensor:
+    """(N, D) → (N, count) fp32, the largest first, outliers cut; their mean square is 1.
 
-    The first ``usual`` rows set what a feature's mean and spread are.
+    The first ``usual`` rows set what a feature's mean and spread are. Components spread by their
+    own spread to the ``power``: all alike at 0, as the features have them at 1.
     """
     standard = Standard(features[:usual])(features)
-    left = torch.linalg.svd(standard - standard.mean(0), full_matrices=False)[0][:, :count]
-    return (left * len(features) ** 0.5).float()
+    left, spread, _ = torch.linalg.svd(standard - standard.mean(0), full_matrices=False)
+    weight = spread[:count] ** power
+    return (left[:, :count] * len(features) ** 0.5 * weight / weight.square().mean().sqrt()).float()
