@@ -3,11 +3,11 @@
 The language model, as the score stage left it, ranks pictures less well than those who look at the
 mean of the image tokens and know of nothing but clean pictures: a kernel regression of the ratings,
 another that first tells from these tokens what the texture teacher would see and then asks the
-teacher, and the head that the tower learnt with. Their faults differ, and their mean is better
-than any. Here the tower stands still, so thousands of views, spoiled ones too, pass through it
-once; projector and language model then learn from the stored tokens what that mean says: of clean
-views, and of more that nobody has rated, put together from two and moved at random in directions in
-which pictures differ. Without these, what is learnt holds near two thousand pictures only.
+teacher, and the head that the tower learnt with. Their faults differ. Here the tower stands still,
+so thousands of views, spoiled ones too, pass through it once; projector and language model then
+learn from the stored tokens what the mean of the three says: of clean views, and of more that
+nobody has rated, put together from two and moved at random in directions in which pictures differ.
+Without these, what is learnt holds near two thousand pictures only.
 
 Spoiled copies are worth what the score stage's model says of them, or a little less than their
 original if that is less. In the score stage they are worth a share of it; that teaches the tower to

@@ -1,11 +1,11 @@
-"""The tower stage: the vision tower alone goes on learning, from clean whole pictures.
+"""The tower stage: the vision tower alone goes on learning, from whole pictures.
 
-The score stage asks many things of few weights at once (spoiled copies, generators, maps, the
-language model's wishes) and lets the tower change slowly, lest it forget what it starts with. That
-done, a few minutes of only what counts, at five times that rate, tell more of quality than the hour
-before added: what the texture teacher saw of the whole picture, and what the picture is worth. Both
-are told by a head of two layers that is thrown away; a linear one cannot turn averages of tokens
-into the logarithms of averages that the teacher speaks in.
+The score stage asks many things of few weights at once (generators, maps, mixed and cropped
+pictures, the language model's wishes) and lets the tower change slowly, lest it forget what it
+starts with. That done, it learns for some minutes at five times that rate only what counts: what
+the texture teacher saw of the whole picture, and what the picture is worth. Both are told by a head
+of two layers that is thrown away; a linear one cannot turn averages of tokens into the logarithms
+of averages that the teacher speaks in.
 
 Some of the pictures also come spoiled. Without them the tower unlearns what tells a spoiled copy
 from a poor picture, and no readout can tell them apart again. A copy is worth what the model said
