@@ -43,3 +43,20 @@ class MovingAverage:
         """Put the average into the weights."""
         for weight, value in zip(self.weights, self.values, strict=True):
             weight.copy_(value)
+
+
+class RunningMeans:
+    """Of each term's value, a step weighing ``share``; the first step counts as all before it."""
+
+    def __init__(self, share: float = 0.01) -> None:
+        self.share = share
+        self.values: dict[str, float] = {}
+
+    def follow(self, losses: Mapping[str, Tensor]) -> None:
+        for name, value in losses.items():
+            now = float(value.detach())
+            mean = self.values.get(name, now)
+            self.values[name] = mean + self.share * (now - mean)
+
+    def __str__(self) -> str:
+        return " ".join(f"{name} {value:.3f}" for name, value in self.values.items())

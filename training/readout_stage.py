@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.score_tokens import ORDERED_100
 from .augment import resize
-from .descent import MovingAverage, cosine_rate, weigh
+from .descent import MovingAverage, RunningMeans, cosine_rate, weigh
 from .kernel import KernelRegression
 from .score_batches import (
     CLEAN,
@@ -120,7 +120,7 @@ def train_readout(
         weight.requires_grad_(True)
     average = MovingAverage(weights, recipe.ema)
     optimizer = torch.optim.AdamW(_groups(weights, recipe), betas=(0.9, 0.98))
-    sums: dict[str, float] = {}
+    means = RunningMeans()
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = cosine_rate(step, recipe.steps, recipe.learning_rate, warmup=0.1)
@@ -135,14 +135,11 @@ def train_readout(
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         average.follow(step)
-        for name, value in losses.items():
-            now = float(value.detach())
-            sums[name] = 0.99 * sums.get(name, now) + 0.01 * now
+        means.follow(losses)
         if (step + 1) % 200 == 0:
-            terms = " ".join(f"{name} {value:.3f}" for name, value in sums.items())
-            _log.info("readout step %d: %s", step + 1, terms)
+            _log.info("readout step %d: %s", step + 1, means)
     average.settle()
-    return sums
+    return means.values
 
 
 def _mean_of(judges: Sequence[Regression]) -> Regression:

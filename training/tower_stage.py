@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.score_tokens import ORDERED_100
-from .descent import MovingAverage, cosine_rate
+from .descent import MovingAverage, RunningMeans, cosine_rate
 from .score_batches import KINDS, BatchRecipe, Pool, draw_batch
 from .score_stage import (
     Normalise,
@@ -124,7 +124,7 @@ def train_tower(graph: ScoringGraph, pool: Pool, recipe: TowerRecipe) -> Callabl
     average = MovingAverage([*tower, *head.parameters()], recipe.ema)
     groups = parameter_groups(tower, head.parameters(), recipe.weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
-    sums: dict[str, float] = {}
+    means = RunningMeans(share=0.02)
     for step in range(recipe.steps):
         rate = cosine_rate(step, recipe.steps, recipe.learning_rate, warmup=0.1, floor=0.01)
         for group in optimizer.param_groups:
@@ -150,11 +150,8 @@ def train_tower(graph: ScoringGraph, pool: Pool, recipe: TowerRecipe) -> Callabl
         nn.utils.clip_grad_norm_(tower, 1.0)
         optimizer.step()
         average.follow(step)
-        for name, value in losses.items():
-            now = float(value.detach())
-            sums[name] = 0.98 * sums.get(name, now) + 0.02 * now
+        means.follow(losses)
         if (step + 1) % 100 == 0:
-            terms = " ".join(f"{name} {value:.3f}" for name, value in sums.items())
-            _log.info("tower step %d: %s", step + 1, terms)
+            _log.info("tower step %d: %s", step + 1, means)
     average.settle()
     return head.eval().score
