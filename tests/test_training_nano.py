@@ -1,5 +1,6 @@
 """The score stage: what it learns from, that it learns, that it can be interrupted."""
 
+import copy
 import csv
 import json
 from contextlib import nullcontext
@@ -380,7 +381,7 @@ def test_the_tower_learns_what_the_teacher_saw_and_what_people_said(rated, tmp_p
     others = {name: w.clone() for name, w in graph.decoder.state_dict().items()}
     before = {name: w.clone() for name, w in graph.vision.state_dict().items()}
     recipe = replace(TINY.tower, steps=150, components=2, learning_rate=5e-3, ema=0.9)
-    says = train_tower(graph, pool, recipe)
+    says = train_tower(graph, copy.deepcopy(graph).freeze(), pool, recipe)
     unseen = nano.load_pool(ratings[120:], 0, CPU)
     pixels = score_stage.Normalise()(unseen.images.float() / 255)
     told = says(readout_stage._pooled(readout_stage._tokens(graph, pixels).detach()))

@@ -18,10 +18,10 @@ def cosine_rate(step: int, steps: int, peak: float, *, warmup: float, floor: flo
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def weigh(losses: Mapping[str, Tensor], recipe: object) -> Tensor:
-    """``tokens`` plus the other terms, each times the recipe's field of its name."""
-    total: Tensor = losses["tokens"] + sum(
-        getattr(recipe, name) * value for name, value in losses.items() if name != "tokens"
+def weigh(losses: Mapping[str, Tensor], recipe: object, unit: str = "tokens") -> Tensor:
+    """``unit`` plus the other terms, each times the recipe's field of its name."""
+    total: Tensor = losses[unit] + sum(
+        getattr(recipe, name) * value for name, value in losses.items() if name != unit
     )
     return total
 

@@ -314,9 +314,9 @@ def train(
     trainer = ScoreTrainer(graph, pool, config.recipe)
     trainer.run(output / "training.pt", resume=resume)
     trainer.finish()
-    before, judges = copy.deepcopy(graph), []
+    before, judges = copy.deepcopy(graph).freeze(), []
     if config.texture and config.tower:
-        judges.append(train_tower(graph, pool, config.tower))
+        judges.append(train_tower(graph, before, pool, config.tower))
     if config.readout:
         train_readout(
             graph, pool, config.readout, teacher=config.texture, before=before, judges=judges

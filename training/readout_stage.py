@@ -42,7 +42,14 @@ from .score_batches import (
     draw_batch,
     soft_target,
 )
-from .score_stage import Normalise, expected_score, fast_products, score_losses, spoiled_worth
+from .score_stage import (
+    Normalise,
+    expected_score,
+    fast_products,
+    parameter_groups,
+    score_losses,
+    spoiled_worth,
+)
 from .texture import TextureRecipe, regression
 
 _log = logging.getLogger(__name__)
@@ -99,13 +106,13 @@ def train_readout(
 
     Args:
         teacher: the recipe of who looked at the pool, the usual one if None.
-        before: whose word counts for spoiled copies; the graph as it comes if None.
+        before: frozen, whose word counts for spoiled copies; the graph as it comes if None.
         judges: of clean pictures, besides the regressions: (B, width) means of image tokens →
             (B,) score points.
     """
     device = pool.images.device
     graph.to(device).eval()
-    before = copy.deepcopy(before or graph).to(device).freeze()
+    before = before.to(device) if before else copy.deepcopy(graph).freeze()
     values = torch.tensor(ORDERED_100.values, device=device)
     torch.manual_seed(recipe.seed)
     seen, regressions = _fit(graph, pool, recipe, teacher)
@@ -119,7 +126,8 @@ def train_readout(
     for weight in weights:
         weight.requires_grad_(True)
     average = MovingAverage(weights, recipe.ema)
-    optimizer = torch.optim.AdamW(_groups(weights, recipe), betas=(0.9, 0.98))
+    groups = parameter_groups([], weights, recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
     means = RunningMeans()
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
@@ -266,10 +274,3 @@ def _rectangles(count: int, side: int) -> Tensor:
     starts = (torch.rand(2, count, 1) * (side - lengths + 1)).floor()
     rows, columns = (places >= starts) & (places < starts + lengths)
     return (rows[:, :, None] & columns[:, None]).flatten(1)
-
-
-def _groups(weights: Sequence[nn.Parameter], recipe: ReadoutRecipe) -> list[dict[str, object]]:
-    return [
-        {"params": [w for w in weights if w.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [w for w in weights if w.ndim < 2], "weight_decay": 0.0},
-    ]

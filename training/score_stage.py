@@ -169,10 +169,7 @@ class ScoreTrainer:
         rate = cosine_rate(
             self.step, recipe.steps, recipe.learning_rate, warmup=recipe.warmup, floor=0.01
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["rate"]
-            if group["tower"]:
-                group["lr"] *= thawed
+        set_rates(self.optimizer, rate, thawed)
         self.graph.vision.requires_grad_(self.step >= recipe.readout_steps)
         self.graph.train()
         with torch.no_grad():
@@ -297,6 +294,12 @@ def parameter_groups(
         {"params": params, "tower": in_tower, "rate": rate, "weight_decay": decay}
         for (in_tower, rate, decay), params in groups.items()
     ]
+
+
+def set_rates(optimizer: torch.optim.Optimizer, rate: float, thawed: float) -> None:
+    """Of :func:`parameter_groups`; the tower learns at the share ``thawed`` of its own."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate"] * (thawed if group["tower"] else 1.0)
 
 
 class Normalise(nn.Module):

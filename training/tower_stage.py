@@ -14,7 +14,6 @@ of it before, or a little less than its original if that is less.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.score_tokens import ORDERED_100
-from .descent import MovingAverage, RunningMeans, cosine_rate
+from .descent import MovingAverage, RunningMeans, cosine_rate, weigh
 from .score_batches import KINDS, BatchRecipe, Pool, draw_batch
 from .score_stage import (
     Normalise,
@@ -34,6 +33,7 @@ from .score_stage import (
     fast_products,
     known_error,
     parameter_groups,
+    set_rates,
     spoiled_worth,
     tokens_at,
 )
@@ -102,14 +102,19 @@ class TowerHead(nn.Module):
         return said
 
 
-def train_tower(graph: ScoringGraph, pool: Pool, recipe: TowerRecipe) -> Callable[[Tensor], Tensor]:
+def train_tower(
+    graph: ScoringGraph, before: ScoringGraph, pool: Pool, recipe: TowerRecipe
+) -> Callable[[Tensor], Tensor]:
     """Train the vision tower of ``graph`` in place; needs a pool that a teacher looked at.
+
+    Args:
+        before: a frozen copy of the graph, whose word counts for spoiled copies.
 
     Returns:
         What the head learnt to say: (B, width) means of image tokens → (B,) score points.
     """
     device = pool.images.device
-    before = copy.deepcopy(graph).to(device).freeze()
+    before.to(device)
     graph.to(device).eval()
     torch.manual_seed(recipe.seed)
     rated = ~pool.score.isnan()
@@ -127,9 +132,7 @@ def train_tower(graph: ScoringGraph, pool: Pool, recipe: TowerRecipe) -> Callabl
     means = RunningMeans(share=0.02)
     for step in range(recipe.steps):
         rate = cosine_rate(step, recipe.steps, recipe.learning_rate, warmup=0.1, floor=0.01)
-        for group in optimizer.param_groups:
-            thawed = min(1.0, max(0, step - recipe.head_steps) / 25) if group["tower"] else 1.0
-            group["lr"] = rate * group["rate"] * thawed
+        set_rates(optimizer, rate, min(1.0, max(0, step - recipe.head_steps) / 25))
         with torch.no_grad():
             batch = draw_batch(pool, recipe.batch, graph.input_size, values)
             pixel_values = normalise(batch.pixels)
@@ -142,11 +145,11 @@ def train_tower(graph: ScoringGraph, pool: Pool, recipe: TowerRecipe) -> Callabl
         texture, score, kind = head(tokens.float().mean(1))
         losses = {
             "texture": known_error(texture, batch.texture),
-            "score": recipe.score * F.mse_loss(score / _POINTS, batch.score / _POINTS),
-            "kind": recipe.kind * class_loss(kind, batch.kind),
+            "score": F.mse_loss(score / _POINTS, batch.score / _POINTS),
+            "kind": class_loss(kind, batch.kind),
         }
         optimizer.zero_grad(set_to_none=True)
-        sum(losses.values(), torch.zeros((), device=device)).backward()
+        weigh(losses, recipe, unit="texture").backward()
         nn.utils.clip_grad_norm_(tower, 1.0)
         optimizer.step()
         average.follow(step)
