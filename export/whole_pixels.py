@@ -42,12 +42,11 @@ def embed_whole_pixels(model: ir.Model) -> ir.Model:
     convolution = next((node for node in graph if node.op_type == "Conv"), None)
     if convolution is None or convolution.inputs[0] not in graph.inputs:
         raise ModelError("this graph has no patch embedding over its pixels")
-    pixels, weight, bias = convolution.inputs
+    pixels, weight, *bias = convolution.inputs  # no bias where all of it is zero
     assert pixels is not None
     assert pixels.shape is not None
     assert weight is not None
     assert weight.const_value is not None
-    assert bias is not None
     filters = weight.const_value.numpy().astype(np.float64)  # (F, 3, p, p), for normalised pixels
     count, channels, patch, _ = filters.shape
     if list(convolution.attributes["strides"].as_ints()) != [patch, patch]:
@@ -89,7 +88,8 @@ def embed_whole_pixels(model: ir.Model) -> ir.Model:
     each = write("Reshape", [scaled, write.shape("each", 0, 0, TABLES, count)])
     answers = write("ReduceSum", [each, write.shape("tables_axis", 2)], {"keepdims": 0})
     answers = write("Add", [answers, write.constant("dark", dark.astype(np.float32))])
-    answers = write("Add", [answers, bias])
+    for added in bias:
+        answers = write("Add", [answers, added])
     answers = write("Transpose", [answers], {"perm": [0, 2, 1]})
     answers = write("Reshape", [answers, write.shape("squares", 0, count, side, side)])
     answers.shape, answers.type = convolution.outputs[0].shape, convolution.outputs[0].type

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
+import torch
 from click.testing import CliRunner
 
 from artimuse import Scorer
@@ -201,6 +203,19 @@ def test_int8_and_whole_pixels_go_together(tmp_path) -> None:
     kinds = [node.op_type for node in onnx.load(tmp_path / "bundle" / to_onnx.GRAPH).graph.node]
     assert "Conv" not in kinds
     assert kinds.count("MatMulInteger") > 1
+
+
+def test_whole_pixels_need_no_bias(tiny_checkpoint, tmp_path, pictures) -> None:
+    torch_graph = build_graph(tiny_checkpoint)[0].freeze(keep_text=False)
+    torch_graph.vision.embeddings.patch_embeddings.projection.bias.zero_()  # and is left out
+    graph = trace_scorer(torch_graph)
+    whole_pixels.embed_whole_pixels(graph)
+    ir.save(graph, tmp_path / "score.onnx")
+    pixels = preprocess_batch(pictures[:4], torch_graph.input_size)
+    session = onnxruntime.InferenceSession(tmp_path / "score.onnx")
+    ours = session.run(["score_logits"], {"pixel_values": pixels})[0]
+    theirs = torch_graph(torch.from_numpy(pixels)).numpy()
+    assert np.abs(ours - theirs).max() < 1e-3
 
 
 def test_a_graph_without_patches_has_no_whole_pixels(tiny_checkpoint) -> None:
