@@ -42,7 +42,7 @@ def embed_whole_pixels(model: ir.Model) -> ir.Model:
     convolution = next((node for node in graph if node.op_type == "Conv"), None)
     if convolution is None or convolution.inputs[0] not in graph.inputs:
         raise ModelError("this graph has no patch embedding over its pixels")
-    pixels, weight, *bias = convolution.inputs  # no bias where all of it is zero
+    pixels, weight, bias = (*convolution.inputs, None)[:3]  # a bias of zeros is left out
     assert pixels is not None
     assert pixels.shape is not None
     assert weight is not None
@@ -88,8 +88,8 @@ def embed_whole_pixels(model: ir.Model) -> ir.Model:
     each = write("Reshape", [scaled, write.shape("each", 0, 0, TABLES, count)])
     answers = write("ReduceSum", [each, write.shape("tables_axis", 2)], {"keepdims": 0})
     answers = write("Add", [answers, write.constant("dark", dark.astype(np.float32))])
-    for added in bias:
-        answers = write("Add", [answers, added])
+    if bias is not None:
+        answers = write("Add", [answers, bias])
     answers = write("Transpose", [answers], {"perm": [0, 2, 1]})
     answers = write("Reshape", [answers, write.shape("squares", 0, count, side, side)])
     answers.shape, answers.type = convolution.outputs[0].shape, convolution.outputs[0].type
