@@ -7,10 +7,14 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from artimuse import Scorer
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -115,6 +119,23 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     directory = tmp_path_factory.mktemp("tiny") / "bundle"
     export_onnx(tiny_checkpoint, directory, name="tiny")
     return directory
+
+
+def agrees(onnx: Scorer, torch: Scorer, pictures) -> None:
+    """score_logits within 1e-3, scores within 0.05; batch size and order within 1e-3 points."""
+    from artimuse.artimuse_core.preprocess import preprocess_batch
+
+    pixels = preprocess_batch(pictures, onnx.input_size)
+    ours, theirs = onnx.engine.score_logits(pixels), torch.engine.score_logits(pixels)
+    assert np.abs(ours - theirs).max() < 1e-3
+    scores = [r.score for r in onnx.score(pictures, batch_size=16)]
+    np.testing.assert_allclose(scores, [r.score for r in torch.score(pictures)], atol=0.05)
+    assert np.std(scores) > 0.1  # a model that answers the same to everything would pass too
+    for other in (
+        [r.score for r in onnx.score(pictures, batch_size=1)],
+        [r.score for r in onnx.score(pictures[::-1], batch_size=7)][::-1],
+    ):
+        np.testing.assert_allclose(other, scores, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
