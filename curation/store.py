@@ -34,6 +34,8 @@ RACY_NS = 2_000_000_000
 """A file changed less than this before it was read may change again unseen: some file systems
 count time in steps of two seconds."""
 
+_PATIENCE = 60.0
+"""Seconds to wait for another process that has the file locked."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS files (
     path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, pixels BLOB, facts TEXT);
@@ -121,9 +123,9 @@ class Store:
 
     @staticmethod
     def _open(path: Path | None) -> sqlite3.Connection:
-        db = sqlite3.connect(path or ":memory:", timeout=60, check_same_thread=False)
+        db = sqlite3.connect(path or ":memory:", timeout=_PATIENCE, check_same_thread=False)
         try:
-            db.execute("PRAGMA journal_mode=WAL")
+            _write_ahead(db)
             db.execute("PRAGMA synchronous=NORMAL")
             db.executescript(_TABLES)
         except BaseException:
@@ -351,6 +353,23 @@ class Store:
         if not self._broken:
             self._broken = True
             log.warning("the cache %s cannot be used any more: %s", self.path, error)
+
+
+def _write_ahead(db: sqlite3.Connection) -> None:
+    """Switch to a write-ahead log, so that who reads and who writes do not wait for each other.
+
+    SQLite waits for a lock, but refuses this switch at once where another process, opening the
+    same new file, is about to make it.
+    """
+    last = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > last:
+                raise
+            time.sleep(0.01)
 
 
 def _key(path: str) -> str:

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +187,7 @@ def test_names_that_are_no_text_are_kept(folder, store) -> None:
 
 WORKER = """
 import sys
+import threading
 try:
     import artimuse
 except ModuleNotFoundError:
@@ -215,6 +218,19 @@ def test_two_processes_share_a_store(tmp_path) -> None:
     assert counts == [1000, 500]
     assert store._one("PRAGMA integrity_check", ()) == ("ok",)
     store.close()
+
+
+def test_a_store_waits_for_who_is_just_opening_it(tmp_path) -> None:
+    path = tmp_path / FILE
+    other = sqlite3.connect(path, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")  # about to write: SQLite does not wait for this one
+    leaving = threading.Timer(0.3, other.rollback)
+    leaving.start()
+    store = Store(path)
+    leaving.join()
+    assert store._one("PRAGMA journal_mode", ()) == ("wal",)
+    store.close()
+    other.close()
 
 
 @pytest.fixture
