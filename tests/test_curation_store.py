@@ -187,7 +187,6 @@ def test_names_that_are_no_text_are_kept(folder, store) -> None:
 
 WORKER = """
 import sys
-import threading
 try:
     import artimuse
 except ModuleNotFoundError:
