@@ -2,9 +2,9 @@
 
 Pooled features of the starting tower (mean, spread and mean size over the places) go through ridge
 regression to the ratings of the training prompts; agreement is measured on the validation prompts,
-which no shipped figure uses. With --steps, each is also trained that long by the recipe.
+which no shipped figure uses.
 
-    python benchmarks/nano_shapes.py --data AGIQA-3K-FOLDER [--steps 300] [--shapes nano,wide]
+    python benchmarks/nano_shapes.py --data AGIQA-3K-FOLDER [--shapes nano,wide]
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ import numpy as np
 import torch
 
 from artimuse.artimuse_core.model import ScoringGraph
-from artimuse.artimuse_core.score_tokens import ORDERED_100
 from artimuse.training import nano
 from artimuse.training.datasets import agiqa3k
 from artimuse.training.datasets.agiqa3k import Rating
 from artimuse.training.metrics import plcc, srcc, within
 from artimuse.training.score_batches import Pool
-from artimuse.training.score_stage import Normalise, ScoreTrainer, predict
+from artimuse.training.vision import Normalise
 
 import machine
 
@@ -83,7 +82,6 @@ def speed(graph: ScoringGraph, batch: int = 8, repeats: int = 5) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="AGIQA-3K: labels.csv, images/")
-    parser.add_argument("--steps", type=int, default=0, help="train each so long by the recipe")
     parser.add_argument("--shapes", default=",".join(SHAPES), help="which of them, by commas")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
@@ -91,25 +89,20 @@ def main() -> None:
     parts = agiqa3k.split(agiqa3k.load(options.data))
     trained, held = parts["train"], parts["validation"]
     few = nano.load_pool(trained[:80], 0, CPU)
-    pool = nano.load_pool(trained, 128, CPU) if options.steps else few
     print(f"{machine.describe()}; {len(held)} images of validation prompts\n")
     columns = "| shape | pixels | patch | parameters | images/s a core (torch) "
     columns += "| SRCC at the start | PLCC | within "
-    if options.steps:
-        columns += f"| SRCC after {options.steps} steps | PLCC | within "
     print(columns + "|")
     print("|---" * columns.count("|") + "|")
     for name in options.shapes.split(","):
         for size, patch in SIZES:
-            row = measure(name, replace(SHAPES[name], input_size=size, patch_size=patch),
-                          trained, held, few, pool, options.steps)  # fmt: skip
-            print(row, flush=True)
+            shape = replace(SHAPES[name], input_size=size, patch_size=patch)
+            print(measure(name, shape, trained, held, few), flush=True)
 
 
 def measure(
-    name: str, shape: nano.NanoShape, trained: Sequence[Rating], held: Sequence[Rating],
-    few: Pool, pool: Pool, steps: int,
-) -> str:  # fmt: skip
+    name: str, shape: nano.NanoShape, trained: Sequence[Rating], held: Sequence[Rating], few: Pool
+) -> str:
     """One line of the table."""
     config = nano.NanoConfig(shape=shape, text=None)
     with tempfile.TemporaryDirectory() as folder:
@@ -121,14 +114,6 @@ def measure(
     parameters = sum(weight.numel() for weight in graph.parameters())
     row = f"| {name} | {shape.input_size} | {shape.patch_size} | {parameters / 1e6:.1f} M "
     row += f"| {speed(graph):.0f} | {agreement(start, held)} |"
-    if steps:
-        recipe = replace(config.recipe, steps=steps)
-        trainer = ScoreTrainer(graph, pool, recipe)
-        trainer.run()
-        trainer.finish()
-        pixels = nano.squashed([rating.image for rating in held], graph.input_size)
-        logits = predict(graph, pixels, CPU).numpy()
-        row += f" {agreement(ORDERED_100.readout(logits).score, held)} |"
     return row
 
 

@@ -27,7 +27,7 @@ import machine
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="AGIQA-3K: labels.csv, images/")
-    usual = texture.TextureRecipe(local=0)
+    usual = texture.TextureRecipe()
     parser.add_argument("--atoms", type=int, nargs=4, default=usual.atoms, help="at each scale")
     parser.add_argument("--strides", type=int, nargs=4, default=usual.strides, help="at each scale")
     parser.add_argument(
@@ -44,8 +44,8 @@ def main() -> None:
         floor=options.floor or None,
     )
     pool = nano.load_pool([*learnt, *held], 0, torch.device("cpu"))
-    features, _ = texture.look(pool.images, len(learnt), recipe)
     known = len(learnt)
+    features = texture.look(pool.images, texture.learn_atoms(pool.images[:known], recipe))
     said = texture.regression(features[:known], pool.score[:known], recipe)(features[known:])
     figures = agreement(
         said.numpy(),

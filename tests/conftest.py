@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import shutil
@@ -162,3 +163,24 @@ def comfy(monkeypatch, tmp_path):
     from . import comfy_stub
 
     return comfy_stub.install(monkeypatch, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def rated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """160 pictures in AGIQA-3K's layout: the redder, the better. For tests that have torch."""
+    from artimuse.training.datasets.rendered import render
+
+    folder = tmp_path_factory.mktemp("agiqa")
+    (folder / "images").mkdir()
+    random = np.random.default_rng(0)
+    pictures = render(160, 64).permute(0, 2, 3, 1).numpy()
+    with (folder / "labels.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["name", "prompt", "mos_quality", "std_quality"])
+        for index in range(160):
+            name = f"{'ab'[index % 2]}_normal_{index:03d}.jpg"
+            mos = random.uniform(0.5, 4.5)
+            red = (pictures[index] * (1, 1 - mos / 5, 1 - mos / 5)).astype("u1")
+            Image.fromarray(red).save(folder / "images" / name)
+            table.writerow([name, f"prompt {index // 4}", mos, 0.3])
+    return folder

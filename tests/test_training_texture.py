@@ -11,16 +11,14 @@ from artimuse.training.datasets.rendered import render
 from artimuse.training.kernel import KernelRegression, Standard
 from artimuse.training.score_batches import BatchRecipe, Pool, draw_batch
 from artimuse.training.texture import (
+    PrincipalComponents,
     TextureRecipe,
     learn_atoms,
-    learn_axes,
     look,
     out_of_fold,
-    principal_components,
-    texture_features,
 )
 
-SMALL = TextureRecipe(atoms=(8, 8, 8, 8), patches=2000, folds=4, rounds=2, local=6)
+SMALL = TextureRecipe(atoms=(8, 8, 8, 8), patches=2000, folds=4, rounds=2)
 
 
 @pytest.fixture(scope="module")
@@ -31,47 +29,25 @@ def seen() -> tuple[torch.Tensor, torch.Tensor]:
     pictures = augment.noise(pictures, torch.full((96,), 0.2))
     pictures = augment.gaussian_blur(pictures, torch.linspace(0, 1, 96))
     images = (pictures * 255).round().to(torch.uint8)
-    return images, look(images, 96, SMALL)[0]
+    return images, look(images, learn_atoms(images, SMALL))
 
 
 def test_a_mirrored_picture_looks_the_same(seen) -> None:
     images, features = seen
-    dictionary = learn_atoms(images, SMALL)
-    axes = learn_axes(images, dictionary, SMALL.local)
-    mirrored, its_cells = texture_features(images[:5].flip(-1), dictionary, axes)
+    mirrored = look(images[:5].flip(-1), learn_atoms(images, SMALL))
     torch.testing.assert_close(mirrored, features[:5], atol=1e-4, rtol=1e-4)
-    _, cells = texture_features(images[:5], dictionary, axes)
-    torch.testing.assert_close(its_cells, cells.flip(0), atol=1e-2, rtol=1e-2)  # fp16
 
 
 def test_a_floor_makes_logarithms_of_the_averages() -> None:
     half = render(6, 96)[..., :48]
     images = torch.cat([half, half.flip(-1)], dim=-1)  # their own mirror images
     plain, floored = (
-        look(images, 6, replace(SMALL, floor=floor, local=0))[0] for floor in (None, 0.02)
+        look(images, learn_atoms(images, replace(SMALL, floor=floor))) for floor in (None, 0.02)
     )
     averages = slice(0, 2 * SMALL.atoms[0])  # means and roots of mean squares
     torch.testing.assert_close(floored[:, averages], (plain[:, averages] + 0.02).log())
     rest = slice(4 * SMALL.atoms[0], 5 * SMALL.atoms[0])  # logarithms already
     torch.testing.assert_close(floored[:, rest], plain[:, rest])
-
-
-def test_a_cell_is_told_by_its_own_part_of_the_picture() -> None:
-    torch.manual_seed(0)
-    pictures = augment.noise(render(10, 256).float() / 255, torch.full((10,), 0.2))
-    blurred = augment.gaussian_blur(pictures, torch.full((10,), 0.5))
-    joined = torch.cat([pictures[..., :128], blurred[..., 128:]], dim=-1)
-    images = (torch.cat([pictures, blurred, joined]) * 255).round().to(torch.uint8)
-    dictionary = learn_atoms(images, SMALL)
-    axes = learn_axes(images, dictionary, SMALL.local)
-    assert float(axes.directions.norm()) > 0
-    _, cells = texture_features(images, dictionary, axes)
-    assert cells.shape == (2, 30, SMALL.local, 16, 16)
-    sharp, soft, both = cells[0].float().split(10)
-    left, right = slice(0, 3), slice(13, 16)  # farther from the seam than the coarsest patch
-    torch.testing.assert_close(both[..., left], sharp[..., left], atol=2e-2, rtol=2e-2)
-    torch.testing.assert_close(both[..., right], soft[..., right], atol=2e-2, rtol=2e-2)
-    assert float((sharp - soft)[..., right].abs().mean()) > 0.1
 
 
 def test_it_tells_blur_of_prompts_it_has_not_seen(seen) -> None:
@@ -106,14 +82,21 @@ def test_kernel_regression_finds_a_smooth_function_again() -> None:
 def test_components_are_uncorrelated_and_the_largest_come_first(seen) -> None:
     _, features = seen
     standard = Standard(features)(features)
-    components = principal_components(features, 96, 5)
+    components = PrincipalComponents(features, 5, power=0)(features)
     torch.testing.assert_close(components.T @ components / 96, torch.eye(5), atol=1e-4, rtol=0)
-    own = principal_components(features, 96, 5, power=1)
+    own = PrincipalComponents(features, 5, power=1)(features)
     assert float(own.square().mean()) == pytest.approx(1, abs=1e-4)
     spreads = (standard @ torch.linalg.svd(standard)[2].T).float()[:, :5].std(0)
     torch.testing.assert_close(own.std(0) / own[:, 0].std(), spreads / spreads[0])
     told = [float((standard.float().T @ column).norm()) for column in components.T]
     assert told == sorted(told, reverse=True)
+
+
+def test_components_of_others_are_along_the_same_directions(seen) -> None:
+    _, features = seen
+    components = PrincipalComponents(features[::2], 3, power=0.5)
+    assert components(features[1::2]).shape == (48, 3)
+    torch.testing.assert_close(components(features)[::2], components(features[::2]))
 
 
 @pytest.mark.parametrize("mix", [0.0, 1.0])
@@ -127,8 +110,6 @@ def test_only_whole_clean_pictures_are_said_to_look_as_the_teacher_saw_them(seen
         std=torch.full((count,), 8.0),
         source=torch.zeros(count, dtype=torch.long),
         texture=torch.arange(count)[:, None].float(),
-        cells=torch.stack([torch.arange(count), -torch.arange(count)])[..., None, None, None],
-        looks=torch.empty(count, 0),
     )
     recipe = BatchRecipe(rated=16, unrated=0, worthless=2, groups=2, mix=mix, spoiled=0.5)
     torch.manual_seed(0)
@@ -138,7 +119,6 @@ def test_only_whole_clean_pictures_are_said_to_look_as_the_teacher_saw_them(seen
         known = ~batch.texture[:, 0].isnan()
         assert not bool(known[batch.spoiled].any())
         assert not bool(known[-2:].any())  # worthless ones
-        assert bool((batch.cells[:, 0, 0, 0].isnan() | known).all())
         if mix == 0:
             rows = batch.texture[known, 0].long()
             torch.testing.assert_close(batch.score[known], pool.score[rows])

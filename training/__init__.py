@@ -1,1 +1,1 @@
-"""Training: data sets, tokenizer, self-supervision and the score stage."""
+"""Training: data sets, the two stages, evaluation; nano's tokenizer and recipe."""

@@ -1,8 +1,8 @@
 """What can be said of a picture from its pixels alone, attribute by attribute, in plain words.
 
 nano's text stage learns to say these of its own image tokens. Nothing here looks for meaning:
-exposure, contrast, colour, sharpness, grain, clutter, symmetry, weight, and how good people or the
-score stage found the picture. Hence a draft model's words, wherever they appear.
+exposure, contrast, colour, sharpness, grain, clutter, symmetry, weight, and how good
+nano finds the picture. Hence a draft model's words, wherever they appear.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from .local_features import luma
 
 SIDE = 192
 """Pixels at which facts are measured: what a model of nano's size can see."""
@@ -44,6 +42,11 @@ class Facts:
     """Centre of gravity of the detail, -1 (left) .. 1 (right)."""
     subject: float
     """Detail in the middle over detail at the edges."""
+
+
+def luma(pixels: Tensor) -> Tensor:
+    """(B, 3, H, W) stored values → (B, H, W) by the weights of ITU-R BT.601."""
+    return torch.einsum("bchw,c->bhw", pixels, pixels.new_tensor((0.299, 0.587, 0.114)))
 
 
 @torch.no_grad()

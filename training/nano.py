@@ -8,7 +8,6 @@ Output: a checkpoint directory in the official format, weights in fp16, with ``f
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -30,15 +29,17 @@ from .augment import resize
 from .datasets import agiqa3k
 from .datasets.agiqa3k import Rating
 from .datasets.rendered import render
+from .kept_stages import KeptStages
 from .metrics import agreement, srcc
 from .patch_filters import absolute_values, even_out, patch_filters, reference_levels
 from .readout_stage import ReadoutRecipe, train_readout
 from .score_batches import UNKNOWN, Pool
-from .score_stage import Normalise, ScoreRecipe, ScoreTrainer, predict
+from .taught_views import Taught, ViewRecipe, Views, draw_views
 from .text_stage import TextRecipe, train_text
-from .texture import TextureRecipe, look, out_of_fold, principal_components
+from .texture import TextureRecipe, learn_atoms, look, out_of_fold
 from .tokenizer import build_tokenizer, corpus, save_tokenizer
 from .tower_stage import TowerRecipe, train_tower
+from .vision import Normalise, predict
 
 _log = logging.getLogger(__name__)
 
@@ -125,17 +126,20 @@ class NanoConfig:
     """All that decides the weights, with the data."""
 
     shape: NanoShape = field(default_factory=NanoShape)
-    recipe: ScoreRecipe = field(default_factory=ScoreRecipe)
-    texture: TextureRecipe | None = field(default_factory=TextureRecipe)
-    """Who teaches it to see, and smooths the ratings; None for people's ratings alone."""
-    tower: TowerRecipe | None = field(default_factory=TowerRecipe)
-    """How the tower goes on learning from that teacher; None for not."""
-    readout: ReadoutRecipe | None = field(default_factory=ReadoutRecipe)
-    """How projector and language model learn to score once the tower stands; None for not anew."""
+    texture: TextureRecipe = field(default_factory=TextureRecipe)
+    """Who teaches it to see, and smooths the ratings."""
+    views: ViewRecipe = field(default_factory=ViewRecipe)
+    """What else that teacher looks at."""
+    tower: TowerRecipe = field(default_factory=TowerRecipe)
+    """How the tower learns to see what the teacher sees."""
+    readout: ReadoutRecipe = field(default_factory=ReadoutRecipe)
+    """How projector and language model learn to score once the tower stands."""
     text: TextRecipe | None = field(default_factory=TextRecipe)
     """How it learns to describe, afterwards; None for a model that scores only."""
     rendered: int = 256
     """Pictures drawn by code for the ranking against spoiled copies."""
+    seed: int = 0
+    """Of what the weights start with."""
     split_seed: int = 0
     held_out: tuple[str, ...] = ("test",)
     """Parts of the split never trained on; choices are made with ``validation`` held out too."""
@@ -147,7 +151,7 @@ def build(config: NanoConfig, directory: Path) -> ScoringGraph:
     save_tokenizer(build_tokenizer(corpus(shape.score_question, shape.system_message)), directory)
     tokenizer = checkpoint.load_tokenizer(directory)
     official = shape.config(len(tokenizer), critiques=config.text is not None)
-    torch.manual_seed(config.recipe.seed)
+    torch.manual_seed(config.seed)
     image_token = tokenizer.convert_tokens_to_ids(IMG_CONTEXT)
     model = checkpoint.build_model(official, image_token)
     checkpoint.save_model(directory, model, official, torch.float16)
@@ -217,35 +221,38 @@ def load_pool(ratings: Sequence[Rating], rendered: int, device: torch.device) ->
     return Pool(
         images=torch.cat([images, render(rendered, size)]).to(device),
         score=score,
-        opinion=score,
+        opinion=score.clone(),
         std=torch.tensor([r.std for r in ratings] + nothing, device=device),
         source=torch.tensor(
             [sources[_source(r)] for r in ratings] + [UNKNOWN] * rendered, device=device
         ),
         texture=torch.empty(len(images) + rendered, 0, device=device),
-        cells=torch.empty(2, len(images) + rendered, 0, 1, 1, device=device),
-        looks=torch.empty(len(images) + rendered, 0, device=device),
     )
 
 
-def training_pool(config: NanoConfig, ratings: Sequence[Rating], device: torch.device) -> Pool:
-    """What the score stage draws from: pictures, ratings, and what the texture teacher says."""
-    pool = load_pool(ratings, config.rendered, device)
-    if config.texture is None:
-        return pool
-    return _taught(pool, [rating.prompt for rating in ratings], config.texture)
+def teach(config: NanoConfig, pool: Pool, prompts: Sequence[str], stages: KeptStages) -> Taught:
+    """Let the teacher look at the rated pictures of ``pool``, as many as ``prompts``, and at views
+    of them."""
+    rated = pool.images[: len(prompts)].cpu()
+    dictionary, device = learn_atoms(rated, config.texture), pool.images.device
+    decides = config.texture, config.split_seed, config.held_out
 
+    def sees(images: Tensor) -> Tensor:
+        return look(images, dictionary)
 
-def _taught(pool: Pool, prompts: Sequence[str], recipe: TextureRecipe) -> Pool:
-    """Smooth the ratings of the first ``len(prompts)`` pictures by what the teacher says."""
-    rated, score = len(prompts), pool.score.clone()
-    seen, cells = look(pool.images, rated, recipe)
-    said = out_of_fold(seen[:rated], score[:rated].cpu(), prompts, recipe).to(score.device)
-    _log.info("texture teacher: SRCC %.3f", srcc(said.cpu(), score[:rated].cpu()))
-    score[:rated] = score[:rated].lerp(said, recipe.trust)
-    texture = principal_components(seen, rated, recipe.components).to(score.device)
-    cells, seen = cells.to(score.device), seen.to(score.device)
-    return replace(pool, score=score, texture=texture, cells=cells, looks=seen)
+    looks: Tensor = stages("looks", decides, lambda: sees(rated))
+    score = pool.opinion[: len(prompts)].cpu()
+    said = out_of_fold(looks, score, prompts, config.texture)
+    _log.info("texture teacher: SRCC %.3f", srcc(said, score))
+    views = stages("views", config.views, lambda: vars(draw_views(rated, sees, config.views)))
+    known = {name: kept.to(device) for name, kept in views.items() if name != "pixels"}
+    return Taught(
+        config.texture,
+        looks.to(device),
+        pool.opinion[: len(prompts)],
+        said.to(device),
+        Views(views["pixels"], **known),  # gigabytes: they stay where they are
+    )
 
 
 def _source(rating: Rating) -> str:
@@ -308,19 +315,24 @@ def train(
     """Train, save and evaluate; returns what ``figures.json`` holds for the exporter."""
     parts = agiqa3k.split(agiqa3k.load(data), config.split_seed)
     trained = [r for part, rs in parts.items() if part not in config.held_out for r in rs]
-    pool = training_pool(config, trained, device)
+    pool = load_pool(trained, config.rendered, device)
+    stages = KeptStages(output / "stages", resume=resume)
+    taught = teach(config, pool, [rating.prompt for rating in trained], stages)
+    rated = slice(len(trained))
+    pool.score[rated] = pool.opinion[rated].lerp(taught.said, config.texture.trust)
     graph = build(config, output)
-    initialise(graph, pool, config.recipe.seed)
-    trainer = ScoreTrainer(graph, pool, config.recipe)
-    trainer.run(output / "training.pt", resume=resume)
-    trainer.finish()
-    before, judges = copy.deepcopy(graph).freeze(), []
-    if config.texture and config.tower:
-        judges.append(train_tower(graph, before, pool, config.tower))
-    if config.readout:
-        train_readout(
-            graph, pool, config.readout, teacher=config.texture, before=before, judges=judges
-        )
+    initialise(graph, pool, config.seed)
+
+    def tower() -> dict[str, Tensor]:
+        train_tower(graph, pool, taught, config.tower)
+        return graph.state_dict()
+
+    def readout() -> dict[str, Tensor]:
+        train_readout(graph, pool, taught, config.readout)
+        return graph.state_dict()
+
+    graph.load_state_dict(stages("tower", (config.shape, config.tower), tower))
+    graph.load_state_dict(stages("readout", config.readout, readout))
     written = None
     if config.text:
         tokenizer = checkpoint.load_tokenizer(output)
@@ -353,19 +365,32 @@ def _facts(config: NanoConfig, parts: dict[str, list[Rating]], parameters: int) 
     }
 
 
+def _shortened(config: NanoConfig, steps: int) -> NanoConfig:
+    """Each stage that many steps, and about as many views: enough that some are spoiled."""
+    return replace(
+        config,
+        views=replace(config.views, count=max(100, steps)),
+        tower=replace(config.tower, steps=steps),
+        readout=replace(config.readout, steps=steps),
+        text=config.text and replace(config.text, steps=steps),
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: results on stdout, progress on stderr."""
     parser = argparse.ArgumentParser(prog="artimuse.training.nano", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="AGIQA-3K: labels.csv, images/")
     parser.add_argument("--output", type=Path, required=True, help="checkpoint directory to write")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
-    parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/training.pt")
-    parser.add_argument("--steps", type=int, help="fewer steps than the recipe's, for a trial")
+    parser.add_argument(
+        "--resume", action="store_true", help="read stages that are finished, in OUTPUT/stages"
+    )
+    parser.add_argument("--steps", type=int, help="of each stage, for a trial")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = NanoConfig()
     if options.steps:
-        config = replace(config, recipe=replace(config.recipe, steps=options.steps))
+        config = _shortened(config, options.steps)
     facts = train(config, options.data, options.output, pick_device(options.device), options.resume)
     print(json.dumps(facts["figures"], indent=1))
 

@@ -2,9 +2,11 @@
 
 A linear map of a 32×32 patch learns slowly from two thousand pictures; drawn at random, its filters
 are noise that pictures hardly excite. Ours start as the lowest cosine waves (composition, colour,
-exposure) and as small Gabor wavelets (edges, grain, compression). What tells quality is how strong
-a wavelet's answers are, whatever their sign, so the first MLP starts as their absolute value; and
-a few channels start constant, so that layer norm cannot hide a patch's contrast. Nothing is frozen.
+exposure) and as small Gabor wavelets (edges, grain, compression), every other one of them set down
+all over the patch with random signs, whose answer tells how much of it there is anywhere. What
+tells quality is how strong a wavelet's answers are, whatever their sign, so the first MLP starts as
+their absolute value; and a few channels start constant, so that layer norm cannot hide a patch's
+contrast. Nothing is frozen.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ _CHANNELS = torch.tensor([[1.0, 1.0, 1.0], [1.0, -0.5, -0.5], [0.0, 1.0, -1.0]])
 _CHANNELS = _CHANNELS / _CHANNELS.norm(dim=1, keepdim=True)
 
 
+WAVES = 12
+"""Channels that start as cosine waves."""
 REFERENCES = 4
 """Channels that start without a filter, constant at every place."""
 _REFERENCE = 4.5
@@ -30,15 +34,15 @@ _REFERENCE = 4.5
 
 def wavelet_channels(count: int) -> range:
     """Which of ``count`` channels start as Gabor wavelets: those after waves and references."""
-    return range(count // 2, count)
+    return range(WAVES + REFERENCES, count)
 
 
 def patch_filters(count: int, patch: int, generator: torch.Generator) -> Tensor:
     """(count, 3, patch, patch), each of unit norm; zeros for the references."""
     wavelets = wavelet_channels(count)
-    filters = [_cosine(i, patch) for i in range(wavelets.start - REFERENCES)]
+    filters = [_cosine(i, patch) for i in range(WAVES)]
     filters += [torch.zeros(3, patch, patch)] * REFERENCES
-    filters += [_gabor(patch, generator) for _ in wavelets]
+    filters += [_gabor(patch, generator, everywhere=i % 2 > 0) for i in wavelets]
     return torch.stack(filters)
 
 
@@ -78,19 +82,27 @@ def _cosine(index: int, patch: int) -> Tensor:
     return _CHANNELS[channel][:, None, None] * torch.outer(basis[v], basis[u])
 
 
-def _gabor(patch: int, generator: torch.Generator) -> Tensor:
-    """A wave of 2 to 12 pixels under a Gaussian, anywhere in the patch; mostly luma."""
+def _gabor(patch: int, generator: torch.Generator, *, everywhere: bool) -> Tensor:
+    """A wave of 2 to 12 pixels under a Gaussian, mostly luma: somewhere in the patch, or all over
+    it, each time with a sign of its own."""
     r = torch.rand(6, generator=generator).tolist()
     wavelength = 2 * 6 ** r[0]
-    angle, phase = math.pi * r[1], 2 * math.pi * r[2]
-    centre = [patch * (0.15 + 0.7 * part) for part in r[3:5]]
-    y, x = torch.meshgrid(torch.arange(patch), torch.arange(patch), indexing="ij")
-    along = (x - centre[0]) * math.cos(angle) + (y - centre[1]) * math.sin(angle)
-    distance = (x - centre[0]) ** 2 + (y - centre[1]) ** 2
     width = 0.6 * wavelength + 0.5
-    wave = torch.exp(-distance / (2 * width**2)) * torch.cos(
-        2 * math.pi * along / wavelength + phase
+    centre = [patch * (0.15 + 0.7 * part) for part in r[3:5]]
+    centres, signs = torch.tensor([centre]), torch.ones(1)
+    if everywhere:
+        apart = 2 * width
+        along = [torch.arange(c % apart - apart, patch + apart, apart) for c in centre]
+        centres = torch.cartesian_prod(*along)
+        signs = torch.randint(0, 2, (len(centres),), generator=generator) * 2.0 - 1
+    places = torch.cartesian_prod(torch.arange(patch), torch.arange(patch)).float()
+    offsets = places - centres[:, None]  # (centres, patch², 2) columns and rows
+    angle, phase = math.pi * r[1], 2 * math.pi * r[2]
+    along_wave = offsets @ torch.tensor([math.cos(angle), math.sin(angle)])
+    wave = torch.exp(-offsets.square().sum(2) / (2 * width**2)) * torch.cos(
+        2 * math.pi * along_wave / wavelength + phase
     )
+    wave = (signs @ wave).unflatten(0, (patch, patch)).T
     wave = _CHANNELS[0 if r[5] < 0.75 else 1 + int(r[5] < 0.875)][:, None, None] * wave
     return wave / wave.norm()
 

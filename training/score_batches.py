@@ -1,4 +1,4 @@
-"""Batches of the score stage: rated pictures, spoiled copies of them, and worthless ones.
+"""Batches to learn scores from: rated pictures, spoiled copies of them, and worthless ones.
 
 Pictures stay on the device as one uint8 tensor; cropping, spoiling and resizing happen there.
 """
@@ -16,7 +16,8 @@ from . import augment
 CLEAN, WORTHLESS = 0, 1 + len(augment.DISTORTIONS)
 """Classes of ``Batch.kind``; the distortions lie between."""
 KINDS = WORTHLESS + 1
-_OVEREXPOSED = list(augment.DISTORTIONS).index("overexposure")
+OVEREXPOSURE = list(augment.DISTORTIONS).index("overexposure")
+"""Its position among the distortions."""
 UNKNOWN = -1
 """A class label that no loss looks at."""
 
@@ -37,10 +38,6 @@ class Pool:
     """(N,) which generator and variant made it; ``UNKNOWN`` for unrated pictures."""
     texture: Tensor
     """(N, F) what a teacher saw of each whole picture, or its mirror image; F is 0 without one."""
-    cells: Tensor
-    """(2, N, C, g, g) and of the cells of each, [1] being its mirror image."""
-    looks: Tensor
-    """(N, D) all it saw of each whole picture, which ``texture`` sums up; D is 0 without one."""
 
 
 @dataclass
@@ -59,8 +56,6 @@ class Batch:
     """(B,) class of the distortion."""
     texture: Tensor
     """(B, F) what the teacher saw; NaN where it has seen no such picture."""
-    cells: Tensor
-    """(B, C, g, g) the same of its cells."""
     original: Tensor
     """(P,) rows of the originals …"""
     spoiled: Tensor
@@ -86,6 +81,8 @@ class BatchRecipe:
     unrated: int = 4
     """Unrated pictures, each with a spoiled copy."""
     worthless: int = 4
+    least: float = 0.1
+    """Severity of a spoiled copy's fault, at least."""
     groups: int = 4
     """Pictures of one group share the size of their crop and the kind of distortion."""
     min_crop: float = 0.75
@@ -106,6 +103,16 @@ def soft_target(score: Tensor, std: Tensor, values: Tensor) -> Tensor:
     return torch.softmax(-0.5 * z**2, dim=1)
 
 
+def margin_of(severity: Tensor) -> Tensor:
+    """Points by which a copy spoiled by ``severity`` in 0..1 should lie below its original."""
+    return 4 + 12 * severity
+
+
+def severity_of(margin: Tensor) -> Tensor:
+    """The severity that :func:`margin_of` was told."""
+    return (margin - 4) / 12
+
+
 def draw_batch(pool: Pool, recipe: BatchRecipe, size: int, values: Tensor) -> Batch:
     """Draw a batch with torch's global random generator; ``size`` is the model's input side."""
     device = pool.images.device
@@ -118,7 +125,7 @@ def draw_batch(pool: Pool, recipe: BatchRecipe, size: int, values: Tensor) -> Ba
     if recipe.dark:
         light = pool.images[rated, :, ::16, ::16].float().mean((1, 2, 3))
         rated = rated[light.argsort()]
-        kinds = [_OVEREXPOSED, *(kind for kind in kinds if kind != _OVEREXPOSED)][: recipe.groups]
+        kinds = [OVEREXPOSURE, *(kind for kind in kinds if kind != OVEREXPOSURE)][: recipe.groups]
     for i, (a, b) in enumerate(
         zip(rated.chunk(recipe.groups), _chunks(unrated, recipe.groups), strict=True)
     ):
@@ -137,9 +144,9 @@ def _group(
     pairs = len(unrated) + paired
     full, whole = _crop(pool.images, rows, recipe, size)
     clean = _fit(full, size)
-    flipped = augment.flip_some(clean)
+    augment.flip_some(clean)
     clean = augment.jitter(clean, recipe.jitter)
-    severity = 0.1 + 0.9 * torch.rand(pairs, device=clean.device)
+    severity = recipe.least + (1 - recipe.least) * torch.rand(pairs, device=clean.device)
     distort = list(augment.DISTORTIONS.values())[kind]
     if not pairs:
         spoiled = clean[:0]
@@ -153,16 +160,13 @@ def _group(
     low_score = score[:pairs] * (1 - 0.85 * severity)
     low = soft_target(low_score, std[:pairs] * (1 - 0.5 * severity), values).nan_to_num(0.0)
     source = pool.source[rows].clone()
-    texture, cells = _unseen(pool, len(rows))
-    if whole:
-        texture, cells = pool.texture[rows], pool.cells[flipped.long(), rows].float()
+    texture = pool.texture[rows] if whole else _unseen(pool, len(rows))
     if float(torch.rand(())) < recipe.mix:
         _mix(clean, target, score, source, start=pairs)
-        texture[pairs:] = cells[pairs:] = torch.nan
+        texture[pairs:] = torch.nan
     index = torch.arange(pairs, device=clean.device)
     seen = torch.arange(pairs, min(pairs + round(len(rated) * recipe.mirrored), len(rows)))
     seen = seen.to(clean.device)
-    unseen = _unseen(pool, pairs)
     kinds = torch.full((len(rows) + pairs + len(seen),), CLEAN, device=clean.device)
     kinds[len(rows) : len(rows) + pairs] = 1 + kind
     return Batch(
@@ -171,22 +175,18 @@ def _group(
         score=torch.cat([score, low_score, score[seen]]),
         source=torch.cat([source, torch.full_like(source[:pairs], UNKNOWN), source[seen]]),
         kind=kinds,
-        texture=torch.cat([texture, unseen[0], texture[seen]]),
-        cells=torch.cat([cells, unseen[1], torch.full_like(cells[seen], torch.nan)]),
+        texture=torch.cat([texture, _unseen(pool, pairs), texture[seen]]),
         original=index,
         spoiled=len(rows) + index,
-        margin=4 + 12 * severity,
+        margin=margin_of(severity),
         seen=seen,
         mirrored=len(rows) + pairs + torch.arange(len(seen), device=clean.device),
     )
 
 
-def _unseen(pool: Pool, count: int) -> tuple[Tensor, Tensor]:
-    """``texture`` and ``cells`` of pictures that the teacher has not seen."""
-    return (
-        pool.texture.new_full((count, *pool.texture.shape[1:]), torch.nan),
-        pool.texture.new_full((count, *pool.cells.shape[2:]), torch.nan),
-    )
+def _unseen(pool: Pool, count: int) -> Tensor:
+    """``texture`` of pictures that the teacher has not seen."""
+    return pool.texture.new_full((count, pool.texture.shape[1]), torch.nan)
 
 
 def _crop(images: Tensor, rows: Tensor, recipe: BatchRecipe, size: int) -> tuple[Tensor, bool]:
@@ -260,15 +260,13 @@ def _worthless(count: int, size: int, values: Tensor, pool: Pool) -> Batch:
     score = torch.zeros(count, device=device)
     none = torch.zeros(0, dtype=torch.long, device=device)
     unknown = torch.full((count,), UNKNOWN, device=device)
-    unseen = _unseen(pool, count)
     return Batch(
         pixels=augment.worthless(count, size, device),
         target=soft_target(score, score + 2, values),
         score=score,
         source=unknown,
         kind=torch.full_like(unknown, WORTHLESS),
-        texture=unseen[0],
-        cells=unseen[1],
+        texture=_unseen(pool, count),
         original=none,
         spoiled=none,
         margin=score[:0],

@@ -1,9 +1,9 @@
 """nano's text stage (paper Sec. 4.3): short critiques learnt from descriptions of the pixels.
 
-The tower and the projector stay as the score stage left them, so image tokens are computed once and
-a step costs little; that is why this is not the text stage of ``stages.py``. The language model
-learns to write, and its answers to the score question are held where they were by the divergence
-from what they were.
+The tower and the projector stay as they are, so image tokens are computed once and a step costs
+little; that is why this is not the text stage of ``stages.py``. The language model learns to write,
+and its answers to the score question are held where they were by the divergence from what they
+were.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from . import augment
 from .descriptions import describe, facts
 from .losses import IGNORED
 from .score_batches import Pool
-from .score_stage import Normalise, expected_score
+from .score_terms import expected_score
+from .vision import Normalise
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class TextRecipe:
     """Pictures a step, each asked for one attribute."""
     learning_rate: float = 1e-3
     keep_score: float = 5.0
-    """Weight of the divergence from the score stage's answers."""
+    """Weight of the divergence from the answers before."""
     versions: int = 2
     """Versions of each picture: as it is, and spoiled."""
     seed: int = 0
@@ -51,7 +52,7 @@ class _Seen:
     tokens: Tensor
     """(N, image tokens, LLM width)."""
     score_logits: Tensor
-    """(N, K) of the score stage."""
+    """(N, K) before."""
     texts: list[dict[str, str]]
 
 

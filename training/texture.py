@@ -3,9 +3,10 @@
 Small patches of a picture at several scales are compared with a dictionary learnt from patches
 alone (whitened, k-means: Coates, Lee and Ng 2011), and how strongly each atom answers is averaged
 over the picture. Kernel regression on that knows quality from two thousand ratings better than a
-network trained from nothing, at twenty times nano's cost. A model learns from it twice: the
-ratings of the training pictures are smoothed by what the regression says of each when it has seen
-no picture of its prompt, and a head that is thrown away learns the principal components.
+network trained from nothing, at twenty times nano's cost. A model learns from it: the ratings of
+the training pictures are smoothed by what the regression says of each when it has seen no picture
+of its prompt, and a head that is thrown away learns to tell the principal components, of these
+pictures and of views that nobody rated (:mod:`.taught_views`).
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ SIDE = 7
 SCALES = 4
 """The first has the picture's own pixels, each further one half as many."""
 QUANTILES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
-CELLS = 16
-"""Per side of a picture, in which the answers are also averaged one by one."""
 _CONTRAST = 0.01
 """Variance below which a patch counts as flat; the range is 0..1."""
 _WHITENING = 0.05
@@ -52,10 +51,6 @@ class TextureRecipe:
     """Parts of the prompts; the teacher of each has seen the others."""
     rounds: int = 3
     """Ways to cut the prompts, over which its word is averaged."""
-    components: int = 96
-    """Principal components of the whole picture that nano's tokens shall tell."""
-    local: int = 128
-    """Principal components of a cell of the picture that the token there shall tell."""
     width: float = 0.1
     """Of the kernel: exp(-width · mean squared difference of standardised features)."""
     ridge: float = 0.01
@@ -132,62 +127,22 @@ def _filters(
     return directions.reshape(-1, 3, SIDE, SIDE), directions @ mean
 
 
-@dataclass(frozen=True)
-class Axes:
-    """Principal components of what single cells answer, the lesser ones shrunk, not cut to size."""
-
-    mean: Tensor
-    """(A,) of each answer."""
-    directions: Tensor
-    """(A, C); the projections have a mean square of 1 over all C."""
-
-
 @torch.no_grad()
-def learn_axes(images: Tensor, dictionary: Sequence[Atoms], count: int, batch: int = 8) -> Axes:
-    """From every tenth of (N, 3, H, W) uint8 pictures."""
-    parts = [
-        _features(chunk.cpu().float() / 255, dictionary)[1].permute(0, 2, 3, 1).flatten(0, 2)
-        for chunk in images[::10].split(batch)
-    ]
-    cells = torch.cat(parts)  # (n, A)
-    mean, spread = cells.mean(0), cells.std(0).clamp_min(1e-4)
-    values, vectors = torch.linalg.eigh(torch.cov(((cells - mean) / spread).T))
-    values, vectors = values[-count:].clamp_min(1e-6), vectors[:, -count:]
-    # Projections spread by the root of their values; the fourth root lets the finer be heard.
-    directions = vectors / spread[:, None] * values**-0.25
-    return Axes(mean, directions / values.sqrt().mean().sqrt())
+def look(images: Tensor, dictionary: Sequence[Atoms], batch: int = 8) -> Tensor:
+    """What the teacher sees of (N, 3, H, W) uint8 pictures: (N, D) fp32, on the CPU.
 
-
-@torch.no_grad()
-def texture_features(
-    images: Tensor, dictionary: Sequence[Atoms], axes: Axes | None = None, batch: int = 8
-) -> tuple[Tensor, Tensor]:
-    """What the teacher sees of (N, 3, H, W) uint8 pictures, on the CPU.
-
-    Returns:
-        (N, D) fp32 of whole pictures; a picture and its mirror image have the same.
-        (2, N, C, CELLS, CELLS) fp16 of their cells along the ``axes``, [1] of the mirror images.
+    A picture and its mirror image look the same to it.
     """
-    rows, cells = [], []
+    rows = []
     for chunk in images.split(batch):
         pixels = chunk.cpu().float() / 255
-        sides = [_features(pixels, dictionary), _features(pixels.flip(-1), dictionary)]
-        rows.append((sides[0][0] + sides[1][0]) / 2)
-        if axes:
-            cells.append(torch.stack([_along(axes, answers) for _, answers in sides]))
-    nothing = torch.empty(2, len(images), 0, CELLS, CELLS, dtype=torch.half)
-    return torch.cat(rows), torch.cat(cells, dim=1) if cells else nothing
+        rows.append((_features(pixels, dictionary) + _features(pixels.flip(-1), dictionary)) / 2)
+    return torch.cat(rows)
 
 
-def _along(axes: Axes, answers: Tensor) -> Tensor:
-    """(B, A, CELLS, CELLS) → (B, C, CELLS, CELLS) fp16."""
-    places = answers.permute(0, 2, 3, 1) - axes.mean
-    return (places @ axes.directions).permute(0, 3, 1, 2).half()
-
-
-def _features(pixels: Tensor, dictionary: Sequence[Atoms]) -> tuple[Tensor, Tensor]:
-    """(B, 3, H, W) → (B, D) of the whole, (B, A, CELLS, CELLS) of its cells."""
-    parts, cells = [], []
+def _features(pixels: Tensor, dictionary: Sequence[Atoms]) -> Tensor:
+    """(B, 3, H, W) → (B, D)."""
+    parts = []
     levels = torch.tensor(QUANTILES)
     for atoms, scale in zip(dictionary, pyramid(pixels), strict=True):
         mean = F.avg_pool2d(scale.mean(1, keepdim=True), SIDE, atoms.stride)
@@ -200,20 +155,12 @@ def _features(pixels: Tensor, dictionary: Sequence[Atoms]) -> tuple[Tensor, Tens
         for strong in (F.relu(answers - _THRESHOLD), F.relu(-answers - _THRESHOLD)):
             parts.append(atoms.averages(strong.mean((2, 3))))
             parts.append(atoms.averages(strong.square().mean((2, 3)).sqrt()))
-            cells.append(F.adaptive_avg_pool2d(strong, CELLS))
         parts.append(torch.log((answers.abs() * contrast).mean((2, 3)) + 1e-4))
         parts.append(torch.quantile(contrast.log().flatten(1), levels, dim=1).T)
     shrunk = F.adaptive_avg_pool2d(pixels, 64).flatten(2)
     parts.append(torch.quantile(shrunk, levels, dim=2).permute(1, 2, 0).flatten(1))
     parts.append(F.adaptive_avg_pool2d(pixels, 8).flatten(1))
-    return torch.cat(parts, dim=1), torch.cat(cells, dim=1)
-
-
-def look(images: Tensor, usual: int, recipe: TextureRecipe) -> tuple[Tensor, Tensor]:
-    """What the teacher sees, as :func:`texture_features`, its dictionary of the first ``usual``."""
-    dictionary = learn_atoms(images[:usual], recipe)
-    axes = learn_axes(images[:usual], dictionary, recipe.local) if recipe.local else None
-    return texture_features(images, dictionary, axes)
+    return torch.cat(parts, dim=1)
 
 
 def out_of_fold(
@@ -242,13 +189,23 @@ def _fold(prompt: str, round_: int, recipe: TextureRecipe) -> int:
     return hashed(f"{recipe.seed}:{round_}:{prompt}") % recipe.folds
 
 
-def principal_components(features: Tensor, usual: int, count: int, *, power: float = 0.0) -> Tensor:
-    """(N, D) → (N, count) fp32, the largest first, outliers cut; their mean square is 1.
+class PrincipalComponents:
+    """(B, D) → (B, count) fp32: what most tells the known pictures apart, the largest first.
 
-    The first ``usual`` rows set what a feature's mean and spread are. Components spread by their
-    own spread to the ``power``: all alike at 0, as the features have them at 1.
+    Args:
+        known: (N, D) features, which set means, spreads and directions; outliers are cut.
+        power: components spread by their own spread to this: all alike at 0, as the features have
+            them at 1. Their mean square is 1 over the known ones.
     """
-    standard = Standard(features[:usual])(features)
-    left, spread, _ = torch.linalg.svd(standard - standard.mean(0), full_matrices=False)
-    weight = spread[:count] ** power
-    return (left[:, :count] * len(features) ** 0.5 * weight / weight.square().mean().sqrt()).float()
+
+    def __init__(self, known: Tensor, count: int, *, power: float) -> None:
+        self.standard = Standard(known)
+        features = self.standard(known)
+        self.mean = features.mean(0)
+        _, spread, directions = torch.linalg.svd(features - self.mean, full_matrices=False)
+        weight = spread[:count] ** power
+        weight *= len(known) ** 0.5 / weight.square().mean().sqrt()
+        self.directions = directions[:count].T * (weight / spread[:count])
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return ((self.standard(features) - self.mean) @ self.directions).float()

@@ -1,21 +1,19 @@
-"""The tower stage: the vision tower alone goes on learning, from whole pictures.
+"""The tower stage: the vision tower learns, by itself, to see what the texture teacher sees.
 
-The score stage asks many things of few weights at once (generators, maps, mixed and cropped
-pictures, the language model's wishes) and lets the tower change slowly, lest it forget what it
-starts with. That done, it learns for some minutes at five times that rate only what counts: what
-the texture teacher saw of the whole picture, and what the picture is worth. Both are told by a head
-of two layers that is thrown away; a linear one cannot turn averages of tokens into the logarithms
-of averages that the teacher speaks in.
+Two thousand rated pictures and views that nobody rated, all of which the teacher looked at, pass
+whole through the tower; what it saw of them, what they are worth and what they are spoiled by is
+told from the mean of the image tokens by a head that is thrown away. The teacher's components and
+the score are told in two layers, for no linear one turns averages of tokens into the logarithms of
+averages that the teacher speaks in; the fault is told in one, so that whoever reads the tokens
+afterwards can tell it without effort from what makes a picture poor.
 
-Some of the pictures also come spoiled. Without them the tower unlearns what tells a spoiled copy
-from a poor picture, and no readout can tell them apart again. A copy is worth what the model said
-of it before, or a little less than its original if that is less.
+Of a spoiled copy the teacher says what it sees, too, but not what it is worth, which only has to be
+less than its original. Told more, the tower would see people's poorest pictures as spoiled ones.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -24,20 +22,14 @@ from torch import Tensor, nn
 
 from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.score_tokens import ORDERED_100
-from .descent import MovingAverage, RunningMeans, cosine_rate, weigh
-from .score_batches import KINDS, BatchRecipe, Pool, draw_batch
-from .score_stage import (
-    Normalise,
-    class_loss,
-    expected_score,
-    fast_products,
-    known_error,
-    parameter_groups,
-    set_rates,
-    spoiled_worth,
-    tokens_at,
-)
-from .texture import principal_components
+from . import augment
+from .descent import Descent, MovingAverage, RunningMeans, course, inner_matrices, weigh
+from .half_products import fast_products
+from .score_batches import KINDS, UNKNOWN, BatchRecipe, Pool, draw_batch
+from .score_terms import class_loss, highest, known_error
+from .taught_views import Taught
+from .texture import PrincipalComponents
+from .vision import Normalise, image_tokens, mean_token
 
 _log = logging.getLogger(__name__)
 
@@ -49,11 +41,11 @@ _MIDDLE, _POINTS = 50.0, 25.0
 class TowerRecipe:
     """How long and how fast to learn, and from what."""
 
-    steps: int = 1000
-    head_steps: int = 50
-    """The first of them, in which the head alone learns, lest it pull at random."""
+    steps: int = 1800
     learning_rate: float = 1e-3
-    """Peak; a tenth of the steps warm-up, then a cosine to a hundredth."""
+    """Peak; a tenth of the steps warm-up, then a cosine to nothing."""
+    matrix_rate: float = 0.007
+    """The same of the tower's matrices, see :class:`.descent.Descent`."""
     weight_decay: float = 0.1
     ema: float = 0.98
     hidden: int = 512
@@ -63,17 +55,19 @@ class TowerRecipe:
     spreads: the first differ most from picture to picture, and tell most of quality."""
     score: float = 2.0
     """Weight of the squared error of the score, in units of (25 points)²."""
-    kind: float = 0.2
+    kind: float = 1.0
     """Weight of telling what a picture is spoiled by."""
     margin: float = 0.6
     """By how much a spoiled copy should lie below its original, as a share of ``Batch.margin``."""
     batch: BatchRecipe = field(
         default_factory=lambda: BatchRecipe(
-            rated=24, spoiled=0.34, mirrored=0, unrated=0, worthless=1, groups=3, min_crop=1,
+            rated=18, spoiled=0.34, mirrored=0, unrated=0, worthless=1, groups=3, min_crop=1,
             jitter=0, mix=0,
         )
     )  # fmt: skip
     """Whole pictures, as the teacher saw them."""
+    views: int = 12
+    """Of a step."""
     seed: int = 2
 
 
@@ -82,79 +76,106 @@ class TowerHead(nn.Module):
 
     def __init__(self, width: int, recipe: TowerRecipe) -> None:
         super().__init__()
+        self.norm = nn.LayerNorm(width)
         self.layers = nn.Sequential(
-            nn.LayerNorm(width),
             nn.Linear(width, recipe.hidden),
             nn.GELU(),
-            nn.Linear(recipe.hidden, recipe.components + 1 + KINDS),
+            nn.Linear(recipe.hidden, recipe.components + 1),
         )
-        self.sizes = [recipe.components, 1, KINDS]
+        self.kind = nn.Linear(width, KINDS)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, width) → components (B, C), score (B,) in points, logits of the fault (B, KINDS)."""
-        texture, score, kind = self.layers(pooled).split(self.sizes, dim=1)
-        return texture, score[:, 0] * _POINTS + _MIDDLE, kind
-
-    @torch.no_grad()
-    def score(self, pooled: Tensor) -> Tensor:
-        """(B, width) → (B,) score points."""
-        said: Tensor = self(pooled)[1]
-        return said
+        pooled = self.norm(pooled)
+        told = self.layers(pooled)
+        return told[:, :-1], told[:, -1] * _POINTS + _MIDDLE, self.kind(pooled)
 
 
-def train_tower(
-    graph: ScoringGraph, before: ScoringGraph, pool: Pool, recipe: TowerRecipe
-) -> Callable[[Tensor], Tensor]:
-    """Train the vision tower of ``graph`` in place; needs a pool that a teacher looked at.
+@dataclass
+class _Lesson:
+    """Whole pictures and what is known of them."""
 
-    Args:
-        before: a frozen copy of the graph, whose word counts for spoiled copies.
+    pixels: Tensor
+    """(B, 3, S, S) in 0..1."""
+    texture: Tensor
+    """(B, C) components of what the teacher saw, NaN where it has not looked."""
+    score: Tensor
+    """(B,) points, NaN where nobody knows."""
+    ceiling: Tensor
+    """(B,) what it is worth at most."""
+    kind: Tensor
+    """(B,) as :attr:`.Batch.kind`."""
 
-    Returns:
-        What the head learnt to say: (B, width) means of image tokens → (B,) score points.
-    """
+
+class _Lessons:
+    """Rated pictures and spoiled copies of them, drawn anew, and stored views."""
+
+    def __init__(self, pool: Pool, taught: Taught, recipe: TowerRecipe, size: int) -> None:
+        self.recipe, self.size, self.views = recipe, size, taught.views
+        components = PrincipalComponents(taught.looks, recipe.components, power=0.5)
+        texture = pool.score.new_full((len(pool.images), recipe.components), torch.nan)
+        texture[: len(taught.looks)] = components(taught.looks)
+        self.pool = replace(pool, texture=texture)
+        self.values = torch.tensor(ORDERED_100.values, device=pool.images.device)
+        views = taught.views
+        self.texture = components(views.looks)
+        spoiled, own = views.kind != UNKNOWN, pool.score[views.original]
+        self.score = taught.regression()(views.looks).masked_fill(spoiled, torch.nan)
+        below = highest(own, recipe.margin * views.margin)
+        self.ceiling = torch.where(spoiled, below, torch.inf)
+
+    def draw(self) -> _Lesson:
+        batch = draw_batch(self.pool, self.recipe.batch, self.size, self.values)
+        rows = torch.randint(len(self.views.kind), (self.recipe.views,))
+        pixels = self.views.pixels[rows].to(batch.pixels.device).float() / 255
+        augment.flip_some(pixels)
+        score, ceiling = batch.score.clone(), torch.full_like(batch.score, torch.inf)
+        score[batch.spoiled] = torch.nan
+        margin = self.recipe.margin * batch.margin
+        ceiling[batch.spoiled] = highest(batch.score[batch.original], margin)
+        parts = [
+            (batch.pixels, augment.resize(pixels, self.size)),
+            (batch.texture, self.texture[rows]),
+            (score, self.score[rows]),
+            (ceiling, self.ceiling[rows]),
+            (batch.kind, self.views.kind[rows]),
+        ]
+        return _Lesson(*(torch.cat([drawn, stored.to(drawn)]) for drawn, stored in parts))
+
+
+def train_tower(graph: ScoringGraph, pool: Pool, taught: Taught, recipe: TowerRecipe) -> None:
+    """Train the vision tower of ``graph`` in place."""
     device = pool.images.device
-    before.to(device)
     graph.to(device).eval()
     torch.manual_seed(recipe.seed)
-    rated = ~pool.score.isnan()
-    wanted = principal_components(pool.looks[rated], int(rated.sum()), recipe.components, power=0.5)
-    texture = wanted.new_full((len(rated), recipe.components), torch.nan)
-    texture[rated] = wanted
-    pool = replace(pool, texture=texture, cells=pool.cells[:, :, :0])
+    lessons = _Lessons(pool, taught, recipe, graph.input_size)
     head = TowerHead(graph.projector.layer_norm.normalized_shape[0], recipe).to(device)
-    values = torch.tensor(ORDERED_100.values, device=device)
-    normalise, places = Normalise().to(device), torch.arange(graph.image_tokens, device=device)
+    normalise = Normalise().to(device)
     tower = [*graph.vision.requires_grad_(True).parameters()]
-    average = MovingAverage([*tower, *head.parameters()], recipe.ema)
-    groups = parameter_groups(tower, head.parameters(), recipe.weight_decay)
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    average = MovingAverage(tower, recipe.ema)
+    descent = Descent(
+        [*tower, *head.parameters()],
+        inner_matrices(graph.vision),
+        learning_rate=recipe.learning_rate,
+        matrix_rate=recipe.matrix_rate,
+        weight_decay=recipe.weight_decay,
+    )
     means = RunningMeans(share=0.02)
     for step in range(recipe.steps):
-        rate = cosine_rate(step, recipe.steps, recipe.learning_rate, warmup=0.1, floor=0.01)
-        set_rates(optimizer, rate, min(1.0, max(0, step - recipe.head_steps) / 25))
-        with torch.no_grad():
-            batch = draw_batch(pool, recipe.batch, graph.input_size, values)
-            pixel_values = normalise(batch.pixels)
-            said = expected_score(before(pixel_values[batch.spoiled]), values)
-            batch.score[batch.spoiled] = spoiled_worth(
-                said, batch.score[batch.original], recipe.margin * batch.margin
-            )
+        lesson = lessons.draw()
         with fast_products(device):
-            tokens = tokens_at(graph, pixel_values, places)
-        texture, score, kind = head(tokens.float().mean(1))
+            tokens = image_tokens(graph, normalise(lesson.pixels))
+        texture, score, kind = head(mean_token(tokens))
+        # What nobody knows is worth what is said of it, or the most it can be if that is less.
+        worth = torch.where(lesson.score.isnan(), score.detach(), lesson.score)
         losses = {
-            "texture": known_error(texture, batch.texture),
-            "score": F.mse_loss(score / _POINTS, batch.score / _POINTS),
-            "kind": class_loss(kind, batch.kind),
+            "texture": known_error(texture, lesson.texture),
+            "score": F.mse_loss(score, worth.minimum(lesson.ceiling)) / _POINTS**2,
+            "kind": class_loss(kind, lesson.kind),
         }
-        optimizer.zero_grad(set_to_none=True)
-        weigh(losses, recipe, unit="texture").backward()
-        nn.utils.clip_grad_norm_(tower, 1.0)
-        optimizer.step()
+        descent.step(weigh(losses, recipe, unit="texture"), course(step, recipe.steps))
         average.follow(step)
         means.follow(losses)
         if (step + 1) % 100 == 0:
             _log.info("tower step %d: %s", step + 1, means)
     average.settle()
-    return head.eval().score

@@ -1,0 +1,77 @@
+"""The terms by which scores are learnt (paper Sec. 4.3): Token As Score, and spoiled copies.
+
+Cross-entropy between the softmax over the score tokens and the distribution of human opinions; the
+expectation's squared error and correlation, overall and inside each generator; the same score for a
+mirrored picture; and a margin by which a picture must outrank its own spoiled copy.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .score_batches import UNKNOWN, Batch
+
+ROOM = 0.8
+"""Share of a picture's score by which a margin may lie below it: a poor one has little room."""
+
+
+def expected_score(logits: Tensor, values: Tensor) -> Tensor:
+    """(B, K) logits of the score tokens, (K,) what they are worth → (B,) score points."""
+    return torch.softmax(logits, dim=1) @ values
+
+
+def score_losses(logits: Tensor, batch: Batch, values: Tensor) -> dict[str, Tensor]:
+    """Unweighted terms from (B, K) fp32 logits; rows without a rating count in ``rank`` alone."""
+    rated = ~batch.score.isnan()
+    expected = expected_score(logits, values)
+    cross_entropy = -(batch.target * F.log_softmax(logits, dim=1)).sum(1)
+    predicted, human = expected[rated], batch.score[rated]
+    original, spoiled = expected[batch.original], expected[batch.spoiled]
+    margin = torch.minimum(batch.margin, ROOM * original.detach())
+    return {
+        "tokens": cross_entropy[rated].mean(),
+        "expectation": ((predicted - human) / 25).square().mean(),
+        "correlation": 1 - _correlation(predicted, human),
+        "within": _within(expected, batch),
+        "mirror": ((expected[batch.seen] - expected[batch.mirrored]) / 5).square().mean()
+        if len(batch.seen)
+        else expected.new_zeros(()),
+        "rank": F.relu(margin - (original - spoiled)).mean() / 10
+        if len(margin)
+        else expected.new_zeros(()),
+    }
+
+
+def highest(original: Tensor, margin: Tensor) -> Tensor:
+    """(P,) what spoiled copies are worth at most, to lie a ``margin`` below their originals."""
+    return original - torch.minimum(margin, ROOM * original)
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    return F.cosine_similarity(a - a.mean(), b - b.mean(), dim=0, eps=1e-6)
+
+
+def _within(expected: Tensor, batch: Batch) -> Tensor:
+    """1 - correlation of what is left when each generator's mean is taken out."""
+    known = batch.source != UNKNOWN
+    if int(known.sum()) < 2:
+        return expected.new_zeros(())
+    member = F.one_hot(batch.source[known]).to(expected.dtype)  # (n, sources)
+    count = member.sum(0).clamp_min(1)
+    a, b = expected[known], batch.score[known]
+    a, b = (x - member @ ((member.T @ x) / count) for x in (a, b))
+    return 1 - F.cosine_similarity(a, b, dim=0, eps=1e-6)
+
+
+def class_loss(logits: Tensor, label: Tensor) -> Tensor:
+    if bool((label == UNKNOWN).all()):
+        return logits.new_zeros(())
+    return F.cross_entropy(logits, label, ignore_index=UNKNOWN, label_smoothing=0.1)
+
+
+def known_error(told: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared error where something is ``wanted``; 0 where nothing is."""
+    known = ~wanted.isnan()
+    return F.mse_loss(told[known], wanted[known]) if bool(known.any()) else told.new_zeros(())
