@@ -10,7 +10,7 @@ from artimuse.artimuse_core.score_tokens import ORDERED_100
 from artimuse.training import metrics, nano, readout_stage
 from artimuse.training.datasets import agiqa3k
 from artimuse.training.readout_stage import Judges, fit_judges, train_readout
-from artimuse.training.score_batches import CLEAN, UNKNOWN, WORTHLESS, Pool
+from artimuse.training.score_batches import CLEAN, UNKNOWN, WORTHLESS, Pool, margin_of
 from artimuse.training.taught_views import Taught, draw_views
 from artimuse.training.vision import mean_token, mean_tokens, predict
 
@@ -31,7 +31,8 @@ def taught(rated, tmp_path_factory) -> tuple[ScoringGraph, Pool, Taught]:
 @pytest.fixture(scope="module")
 def judges(taught) -> readout_stage.Judges:
     graph, pool, told = taught
-    seen = [mean_tokens(graph, images) for images in (pool.images[:120], told.views.pixels)]
+    faulty = told.views.pixels[told.views.kind != UNKNOWN]
+    seen = [mean_tokens(graph, images) for images in (pool.images[:120], faulty)]
     return fit_judges(*seen, pool.score[:120], told, TINY.readout)
 
 
@@ -48,14 +49,15 @@ def test_spoiled_pictures_are_judged_lower_the_severer_their_fault(taught, judge
     seen = mean_tokens(graph, told.views.pixels[spoiled])
     lost = judges.clean(seen) - judges.spoiled(seen)
     assert float(lost.min()) >= 0
-    severe = told.views.margin[spoiled] > 10
+    severe = margin_of(told.views.severity[spoiled]) > 10
     assert float(lost[severe].mean()) > 10
     assert float(lost[severe].mean()) > 1.3 * float(lost[~severe].mean())
 
 
 def test_the_spread_is_larger_where_the_teacher_was_wrong(taught) -> None:
     graph, pool, told = taught
-    seen = [mean_tokens(graph, images) for images in (pool.images[:120], told.views.pixels)]
+    faulty = told.views.pixels[told.views.kind != UNKNOWN]
+    seen = [mean_tokens(graph, images) for images in (pool.images[:120], faulty)]
     light = pool.images[:120].float().mean((1, 2, 3))
     wrong = 20.0 * (light > light.median())
     misled = replace(told, said=told.opinion + wrong)

@@ -44,8 +44,8 @@ def test_spoiled_views_name_their_fault_and_the_others_none(drawn) -> None:
     images, views, recipe = drawn
     spoiled = views.kind != UNKNOWN
     assert 0.2 < float(spoiled.float().mean()) < 0.6
-    assert bool((views.margin[spoiled] > 4).all())
-    assert bool((views.margin[~spoiled] == 0).all())
+    assert bool((views.severity[spoiled] > 0).all())
+    assert bool((views.severity[~spoiled] == 0).all())
     assert views.pixels.shape == (150, 3, SIDE, SIDE)
     changed = views.pixels.float() - images[views.original].float()
     assert bool((changed[spoiled].abs().mean((1, 2, 3)) > 0.5).all())

@@ -38,7 +38,7 @@ from .score_batches import (
     BatchRecipe,
     Pool,
     draw_batch,
-    severity_of,
+    margin_of,
     soft_target,
 )
 from .score_terms import highest, score_losses
@@ -104,8 +104,8 @@ def train_readout(
     torch.manual_seed(recipe.seed)
     count = len(taught.looks)
     rated = mean_tokens(graph, pool.images[:count])
-    seen = mean_tokens(graph, taught.views.pixels)
-    judges = fit_judges(rated, seen, pool.score[:count], taught, recipe)
+    faulty = taught.views.pixels[(taught.views.kind != UNKNOWN).cpu()]
+    judges = fit_judges(rated, mean_tokens(graph, faulty), pool.score[:count], taught, recipe)
     differences = (rated - rated.mean(0)) / count**0.5
     views = _store(graph, pool, recipe.batches, recipe.batch, values)
     darker = replace(recipe.batch, dark=True)
@@ -150,13 +150,13 @@ class Judges:
 
 
 def fit_judges(
-    rated: Tensor, views: Tensor, score: Tensor, taught: Taught, recipe: ReadoutRecipe
+    rated: Tensor, spoiled: Tensor, score: Tensor, taught: Taught, recipe: ReadoutRecipe
 ) -> Judges:
-    """Learn what (N, width) ``rated`` and (V, width) ``views`` are worth, as the tower sees them.
+    """Learn what (N, width) ``rated`` and (P, width) ``spoiled`` are worth, as the tower sees them.
 
     Args:
         rated: those that the teacher looked at.
-        views: those that it was asked about.
+        spoiled: the spoiled ones of the views that it was asked about.
         score: (N,) what the rated ones are worth.
     """
     fit = partial(KernelRegression, width=recipe.width, ridge=recipe.ridge)
@@ -166,11 +166,10 @@ def fit_judges(
     def clean(pooled: Tensor) -> Tensor:
         return ((direct(pooled) + asks(told(pooled))) / 2).clamp(0, 100)
 
-    spoiled = taught.views.kind != UNKNOWN
-    original, margin = taught.views.original[spoiled], taught.views.margin[spoiled]
-    worth = direct(views[spoiled]).minimum(highest(score[original], recipe.margin * margin))
-    worth = worth.minimum(score[original] * (1 - recipe.loss * severity_of(margin)))
-    below = fit(views[spoiled], worth)
+    rows = taught.views.kind != UNKNOWN
+    original, severity = score[taught.views.original[rows]], taught.views.severity[rows]
+    worth = direct(spoiled).minimum(highest(original, recipe.margin * margin_of(severity)))
+    below = fit(spoiled, worth.minimum(original * (1 - recipe.loss * severity)))
     # The teacher had seen no picture of the prompt, so its errors are those of unseen pictures.
     error = fit(rated, (taught.said - taught.opinion).abs(), ridge=recipe.doubt)
     return Judges(

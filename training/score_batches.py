@@ -108,11 +108,6 @@ def margin_of(severity: Tensor) -> Tensor:
     return 4 + 12 * severity
 
 
-def severity_of(margin: Tensor) -> Tensor:
-    """The severity that :func:`margin_of` was told."""
-    return (margin - 4) / 12
-
-
 def draw_batch(pool: Pool, recipe: BatchRecipe, size: int, values: Tensor) -> Batch:
     """Draw a batch with torch's global random generator; ``size`` is the model's input side."""
     device = pool.images.device

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import augment
 from .kernel import KernelRegression
-from .score_batches import OVEREXPOSURE, UNKNOWN, margin_of
+from .score_batches import OVEREXPOSURE, UNKNOWN
 from .texture import TextureRecipe, regression
 
 _log = logging.getLogger(__name__)
@@ -51,8 +51,8 @@ class Views:
     """(V,) the picture each shows, most of it if two are put together."""
     kind: Tensor
     """(V,) what each is spoiled by, as :attr:`.Batch.kind`; ``UNKNOWN`` for the others."""
-    margin: Tensor
-    """(V,) points by which a spoiled one should lie below its original; 0 for the others."""
+    severity: Tensor
+    """(V,) of that fault, 0..1; 0 for the others."""
 
 
 @dataclass
@@ -82,17 +82,16 @@ def draw_views(images: Tensor, look: Callable[[Tensor], Tensor], recipe: ViewRec
     count = recipe.count
     pixels = images.new_empty(count, *images.shape[1:])
     original, kind = torch.empty(2, count, dtype=torch.long)
-    margin, looks = torch.zeros(count), []
+    severity, looks = torch.zeros(count), []
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         for rows in torch.arange(count).split(recipe.together):
             if float(torch.rand(())) < recipe.spoiled:
                 [fault] = augment.draw_kinds(1)
                 original[rows] = _originals(images, len(rows), darker=fault == OVEREXPOSURE)
-                severity = 0.1 + 0.9 * torch.rand(len(rows))
+                kind[rows], severity[rows] = 1 + fault, 0.1 + 0.9 * torch.rand(len(rows))
                 pictures = images[original[rows]].float() / 255
-                pictures = list(augment.DISTORTIONS.values())[fault](pictures, severity)
-                kind[rows], margin[rows] = 1 + fault, margin_of(severity)
+                pictures = list(augment.DISTORTIONS.values())[fault](pictures, severity[rows])
             else:
                 original[rows] = _originals(images, len(rows))
                 kind[rows] = UNKNOWN
@@ -101,7 +100,7 @@ def draw_views(images: Tensor, look: Callable[[Tensor], Tensor], recipe: ViewRec
             looks.append(look(pixels[rows]))
             if len(looks) % 100 == 0:
                 _log.info("%d of %d views", int(rows[-1]) + 1, count)
-    return Views(pixels, torch.cat(looks), original, kind, margin)
+    return Views(pixels, torch.cat(looks), original, kind, severity)
 
 
 def _originals(images: Tensor, count: int, *, darker: bool = False) -> Tensor:

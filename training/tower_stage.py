@@ -25,7 +25,7 @@ from ..artimuse_core.score_tokens import ORDERED_100
 from . import augment
 from .descent import Descent, MovingAverage, RunningMeans, course, inner_matrices, weigh
 from .half_products import fast_products
-from .score_batches import KINDS, UNKNOWN, BatchRecipe, Pool, draw_batch
+from .score_batches import KINDS, UNKNOWN, BatchRecipe, Pool, draw_batch, margin_of
 from .score_terms import class_loss, highest, known_error
 from .taught_views import Taught
 from .texture import PrincipalComponents
@@ -111,17 +111,17 @@ class _Lessons:
     """Rated pictures and spoiled copies of them, drawn anew, and stored views."""
 
     def __init__(self, pool: Pool, taught: Taught, recipe: TowerRecipe, size: int) -> None:
-        self.recipe, self.size, self.views = recipe, size, taught.views
+        views = taught.views
+        self.recipe, self.size, self.views = recipe, size, views
         components = PrincipalComponents(taught.looks, recipe.components, power=0.5)
         texture = pool.score.new_full((len(pool.images), recipe.components), torch.nan)
         texture[: len(taught.looks)] = components(taught.looks)
         self.pool = replace(pool, texture=texture)
         self.values = torch.tensor(ORDERED_100.values, device=pool.images.device)
-        views = taught.views
         self.texture = components(views.looks)
         spoiled, own = views.kind != UNKNOWN, pool.score[views.original]
         self.score = taught.regression()(views.looks).masked_fill(spoiled, torch.nan)
-        below = highest(own, recipe.margin * views.margin)
+        below = highest(own, recipe.margin * margin_of(views.severity))
         self.ceiling = torch.where(spoiled, below, torch.inf)
 
     def draw(self) -> _Lesson:
