@@ -9,7 +9,15 @@ from artimuse.artimuse_core.errors import UsageError
 from artimuse.training import augment, nano
 from artimuse.training.datasets import agiqa3k
 from artimuse.training.datasets.rendered import render
-from artimuse.training.score_batches import UNKNOWN, BatchRecipe, Pool, draw_batch, soft_target
+from artimuse.training.score_batches import (
+    CLEAN,
+    UNKNOWN,
+    WORTHLESS,
+    BatchRecipe,
+    Pool,
+    draw_batch,
+    soft_target,
+)
 
 from .tiny_nano import CPU, SIDE, VALUES
 
@@ -44,18 +52,18 @@ def test_soft_targets_have_the_ratings_mean_and_spread() -> None:
 def test_batches_pair_originals_with_worse_copies(rated) -> None:
     pool = nano.load_pool(agiqa3k.load(rated), 4, CPU)
     torch.manual_seed(0)
-    recipe = BatchRecipe(rated=32, unrated=4, worthless=2, groups=2, mix=0)
-    batch = draw_batch(pool, recipe, SIDE, VALUES)
+    recipe = BatchRecipe(rated=32, unrated=4, worthless=2, groups=2)
+    batch = draw_batch(pool, recipe, SIDE)
     assert batch.pixels.shape[1:] == (3, SIDE, SIDE)
     assert 0 <= float(batch.pixels.min()) <= float(batch.pixels.max()) <= 1
-    worse = batch.score[batch.spoiled] < batch.score[batch.original]
-    unrated = batch.score[batch.original].isnan()
-    assert int(unrated.sum()) == 4
-    assert bool((worse | unrated).all())
+    assert int(batch.score[batch.original].isnan().sum()) == 4  # drawn ones
+    assert bool(batch.score[batch.spoiled].isnan().all())
+    assert 4 < float(batch.margin.min()) < float(batch.margin.max()) <= 16
+    changed = (batch.pixels[batch.spoiled] - batch.pixels[batch.original]).abs().mean((1, 2, 3))
+    assert float(changed.min()) > 0
+    assert [int((batch.kind == kind).sum()) for kind in (CLEAN, WORTHLESS)] == [36 + 4, 2]
     assert len(batch.mirrored) > 0
     torch.testing.assert_close(batch.pixels[batch.mirrored], batch.pixels[batch.seen].flip(-1))
-    rated_rows = ~batch.score.isnan()
-    torch.testing.assert_close(batch.target.sum(1), rated_rows.float())
     assert bool((batch.source[batch.spoiled] == UNKNOWN).all())
 
 
@@ -69,12 +77,11 @@ def test_in_dark_batches_the_darkest_pictures_are_overexposed(monkeypatch, drawn
         images=levels.byte()[:, None, None, None].expand(16, 3, SIDE, SIDE).contiguous(),
         score=levels / 2,
         opinion=levels / 2,
-        std=torch.full((16,), 5.0),
         source=torch.zeros(16, dtype=torch.long),
         texture=torch.empty(16, 0),
     )
-    recipe = BatchRecipe(rated=16, unrated=0, worthless=0, groups=2, mix=0, spoiled=1, dark=True)
-    batch = draw_batch(pool, recipe, SIDE, VALUES)
+    recipe = BatchRecipe(rated=16, unrated=0, worthless=0, groups=2, spoiled=1, dark=True)
+    batch = draw_batch(pool, recipe, SIDE)
     kinds = batch.kind[batch.spoiled]
     assert set(kinds.tolist()) == {1 + over, 1 + noise}
     light = batch.score[batch.original]

@@ -11,10 +11,10 @@ from artimuse.training import metrics, nano, readout_stage
 from artimuse.training.datasets import agiqa3k
 from artimuse.training.readout_stage import Judges, fit_judges, train_readout
 from artimuse.training.score_batches import CLEAN, UNKNOWN, WORTHLESS, Pool, margin_of
-from artimuse.training.taught_views import Taught, draw_views
+from artimuse.training.taught_views import Taught
 from artimuse.training.vision import mean_token, mean_tokens, predict
 
-from .tiny_nano import CPU, SIDE, TINY, VALUES, redness
+from .tiny_nano import CPU, SIDE, TINY, VALUES, teach_redness
 
 
 @pytest.fixture(scope="module")
@@ -23,17 +23,15 @@ def taught(rated, tmp_path_factory) -> tuple[ScoringGraph, Pool, Taught]:
     pool = nano.load_pool(agiqa3k.load(rated)[:120], TINY.rendered, CPU)
     graph = nano.build(TINY, tmp_path_factory.mktemp("tiny")).eval()
     nano.initialise(graph, pool, 0)
-    known, score = pool.images[:120], pool.score[:120]
-    views = draw_views(known, redness, replace(TINY.views, count=200))
-    return graph, pool, Taught(TINY.texture, redness(known), score, score, views)
+    return graph, pool, teach_redness(pool, 200)
 
 
 @pytest.fixture(scope="module")
 def judges(taught) -> readout_stage.Judges:
     graph, pool, told = taught
     faulty = told.views.pixels[told.views.kind != UNKNOWN]
-    seen = [mean_tokens(graph, images) for images in (pool.images[:120], faulty)]
-    return fit_judges(*seen, pool.score[:120], told, TINY.readout)
+    seen = [mean_tokens(graph, images) for images in (pool.images, faulty)]
+    return fit_judges(*seen, pool.score, told, TINY.readout)
 
 
 def test_the_judge_tells_redness_of_pictures_it_has_not_seen(rated, taught, judges) -> None:
@@ -57,11 +55,11 @@ def test_spoiled_pictures_are_judged_lower_the_severer_their_fault(taught, judge
 def test_the_spread_is_larger_where_the_teacher_was_wrong(taught) -> None:
     graph, pool, told = taught
     faulty = told.views.pixels[told.views.kind != UNKNOWN]
-    seen = [mean_tokens(graph, images) for images in (pool.images[:120], faulty)]
-    light = pool.images[:120].float().mean((1, 2, 3))
+    seen = [mean_tokens(graph, images) for images in (pool.images, faulty)]
+    light = pool.images.float().mean((1, 2, 3))
     wrong = 20.0 * (light > light.median())
-    misled = replace(told, said=told.opinion + wrong)
-    spread = fit_judges(*seen, pool.score[:120], misled, TINY.readout).spread(seen[0])
+    misled = replace(told, said=told.said + wrong)
+    spread = fit_judges(*seen, pool.score, misled, TINY.readout).spread(seen[0])
     assert float(spread[wrong > 0].mean()) > 1.5 * float(spread[wrong == 0].mean())
 
 
@@ -90,23 +88,21 @@ def constant(points: float) -> readout_stage.Regression:
 def test_a_lesson_is_what_the_judge_says(taught) -> None:
     graph, pool, _ = taught
     recipe = replace(TINY.readout, composed=5, margin=0.5)
-    [stored] = readout_stage._store(graph, pool, 1, recipe.batch, VALUES)
+    [stored] = readout_stage._store(graph, pool, 1, recipe.batch)
     differences = torch.zeros(3, stored.pixels.shape[-1])
 
     judges = Judges(constant(40.0), constant(20.0), constant(7.0))
-    lesson = readout_stage._lesson(stored, judges, differences, recipe, VALUES)
+    lesson, target = readout_stage._lesson(stored, judges, differences, recipe, VALUES)
     count = len(stored.kind)
-    score, clean, unrated = lesson.score[:count], stored.kind == CLEAN, stored.score.isnan()
+    score = lesson.score[:count]
     assert score[stored.kind == WORTHLESS].unique().tolist() == [0]
-    assert score[clean & ~unrated].unique().tolist() == [40]
-    assert score[stored.spoiled][~unrated[stored.spoiled]].unique().tolist() == [20]
-    assert bool(score[unrated].isnan().all())
+    assert score[stored.kind == CLEAN].unique().tolist() == [40]
+    assert score[stored.spoiled].unique().tolist() == [20]
     assert lesson.score[count:].tolist() == [40] * 5  # composed
     torch.testing.assert_close(lesson.margin, stored.margin / 2)
-    rated = ~lesson.score.isnan()
-    torch.testing.assert_close(lesson.target.sum(1), rated.float())
-    mean = lesson.target @ VALUES
-    spread = (lesson.target @ VALUES.square() - mean.square()).sqrt()
+    torch.testing.assert_close(target.sum(1), torch.ones(count + 5))
+    mean = target @ VALUES
+    spread = (target @ VALUES.square() - mean.square()).sqrt()
     middle = lesson.score == 40
     torch.testing.assert_close(spread[middle], torch.full_like(mean[middle], 7), atol=0.1, rtol=0)
 
@@ -114,12 +110,12 @@ def test_a_lesson_is_what_the_judge_says(taught) -> None:
 def test_composed_views_are_moved_as_pictures_differ_and_judged_where_they_land(taught) -> None:
     graph, pool, _ = taught
     recipe = replace(TINY.readout, composed=400, moved=3.0)
-    [stored] = readout_stage._store(graph, pool, 1, recipe.batch, VALUES)
+    [stored] = readout_stage._store(graph, pool, 1, recipe.batch)
     differences = torch.zeros(2, stored.pixels.shape[-1])
     differences[0, 3], differences[1, 5] = 8.0, 1.0
 
     judges = Judges(lambda pooled: pooled[:, 3], constant(0.0), constant(7.0))
-    lesson = readout_stage._lesson(stored, judges, differences, recipe, VALUES)
+    lesson, _ = readout_stage._lesson(stored, judges, differences, recipe, VALUES)
     tokens = lesson.pixels[-400:]
     torch.testing.assert_close(lesson.score[-400:], mean_token(tokens)[:, 3])
     far, near, not_at_all = (tokens[:, :, i] - tokens[:, :, 0] for i in (3, 5, 7))

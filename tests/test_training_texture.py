@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from artimuse.artimuse_core.score_tokens import ORDERED_100
 from artimuse.training import augment, metrics
 from artimuse.training.datasets.rendered import render
 from artimuse.training.kernel import KernelRegression, Standard
@@ -99,29 +98,25 @@ def test_components_of_others_are_along_the_same_directions(seen) -> None:
     torch.testing.assert_close(components(features)[::2], components(features[::2]))
 
 
-@pytest.mark.parametrize("mix", [0.0, 1.0])
-def test_only_whole_clean_pictures_are_said_to_look_as_the_teacher_saw_them(seen, mix) -> None:
+def test_only_whole_clean_pictures_are_said_to_look_as_the_teacher_saw_them(seen) -> None:
     images, _ = seen
     count = len(images)
     pool = Pool(
         images=images,
         score=torch.linspace(90, 10, count),
         opinion=torch.linspace(90, 10, count),
-        std=torch.full((count,), 8.0),
         source=torch.zeros(count, dtype=torch.long),
         texture=torch.arange(count)[:, None].float(),
     )
-    recipe = BatchRecipe(rated=16, unrated=0, worthless=2, groups=2, mix=mix, spoiled=0.5)
+    recipe = BatchRecipe(rated=16, unrated=0, worthless=2, groups=2, spoiled=0.5)
     torch.manual_seed(0)
-    values = torch.tensor(ORDERED_100.values)
     for _ in range(6):
-        batch = draw_batch(pool, recipe, 96, values)
+        batch = draw_batch(pool, recipe, 96)
         known = ~batch.texture[:, 0].isnan()
         assert not bool(known[batch.spoiled].any())
         assert not bool(known[-2:].any())  # worthless ones
-        if mix == 0:
-            rows = batch.texture[known, 0].long()
-            torch.testing.assert_close(batch.score[known], pool.score[rows])
-    whole = draw_batch(pool, BatchRecipe(rated=16, unrated=0, worthless=0, groups=2, min_crop=1),
-                       96, values)  # fmt: skip
+        rows = batch.texture[known, 0].long()
+        torch.testing.assert_close(batch.score[known], pool.score[rows])
+    recipe = BatchRecipe(rated=16, unrated=0, worthless=0, groups=2, min_crop=1)
+    whole = draw_batch(pool, recipe, 96)
     assert bool((~whole.texture[whole.original, 0].isnan()).all())

@@ -11,11 +11,11 @@ from artimuse.training.datasets.rendered import render
 from artimuse.training.kernel import KernelRegression
 from artimuse.training.patch_filters import WAVES, patch_filters
 from artimuse.training.score_batches import OVEREXPOSURE, UNKNOWN
-from artimuse.training.taught_views import Taught, ViewRecipe, draw_views
+from artimuse.training.taught_views import ViewRecipe, draw_views
 from artimuse.training.tower_stage import train_tower
 from artimuse.training.vision import mean_tokens
 
-from .tiny_nano import CPU, SIDE, TINY, redness
+from .tiny_nano import CPU, SIDE, TINY, redness, teach_redness
 
 
 def test_every_other_wavelet_lies_all_over_the_patch() -> None:
@@ -68,9 +68,8 @@ def test_views_are_those_of_their_seed_and_looked_at(drawn) -> None:
 def test_the_tower_learns_what_the_teacher_sees_and_what_people_said(rated, tmp_path) -> None:
     ratings = agiqa3k.load(rated)
     pool = nano.load_pool(ratings[:120], TINY.rendered, CPU)
-    known, score = pool.images[:120], pool.score[:120]
-    views = draw_views(known, redness, replace(TINY.views, count=80))
-    taught = Taught(TINY.texture, redness(known), score, score, views)
+    known = pool.images[:120]
+    taught = teach_redness(pool, 80)
     graph = nano.build(TINY, tmp_path)
     nano.initialise(graph, pool, 0)
     others = {name: w.clone() for name, w in graph.decoder.state_dict().items()}

@@ -7,8 +7,8 @@ import torch
 from artimuse.artimuse_core.score_tokens import ORDERED_100
 from artimuse.training.nano import NanoConfig, NanoShape
 from artimuse.training.readout_stage import ReadoutRecipe
-from artimuse.training.score_batches import BatchRecipe
-from artimuse.training.taught_views import ViewRecipe
+from artimuse.training.score_batches import BatchRecipe, Pool
+from artimuse.training.taught_views import Taught, ViewRecipe, draw_views
 from artimuse.training.texture import TextureRecipe
 from artimuse.training.tower_stage import TowerRecipe
 
@@ -35,7 +35,7 @@ TINY = NanoConfig(
         dark_batches=1,
         steps=3,
         composed=4,
-        batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2, mix=0),
+        batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2),
     ),
     text=None,
     rendered=4,
@@ -46,3 +46,16 @@ def redness(images: torch.Tensor) -> torch.Tensor:
     """(N, 3, H, W) uint8 → (N, 2): what a teacher sees that looks at colour alone."""
     red, green, _ = images.float().mean((2, 3)).unbind(1)
     return torch.stack([green / (red + 1), green / 255], dim=1)
+
+
+def teach_redness(pool: Pool, views: int) -> Taught:
+    """That teacher, who looked at ``pool`` and at views of it, and whose word it learns.
+
+    What people said is what it says, and of drawn pictures it says 50.
+    """
+    rated = ~pool.opinion.isnan()
+    pool.score = torch.where(rated, pool.opinion, 50.0)
+    drawn = draw_views(pool.images, redness, replace(TINY.views, count=views))
+    return Taught(
+        TINY.texture, redness(pool.images), pool.opinion[rated], pool.score.clone(), drawn
+    )

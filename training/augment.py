@@ -147,6 +147,11 @@ DISTORTIONS: dict[str, Distortion] = {
 }
 
 
+def spoil(kind: int, images: Tensor, severity: Tensor) -> Tensor:
+    """The distortion at position ``kind`` of ``DISTORTIONS``."""
+    return list(DISTORTIONS.values())[kind](images, severity)
+
+
 FREQUENCY = {
     "jpeg": 3.0,
     "underexposure": 3.0,

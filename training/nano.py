@@ -36,7 +36,7 @@ from .readout_stage import ReadoutRecipe, train_readout
 from .score_batches import UNKNOWN, Pool
 from .taught_views import Taught, ViewRecipe, Views, draw_views
 from .text_stage import TextRecipe, train_text
-from .texture import TextureRecipe, learn_atoms, look, out_of_fold
+from .texture import TextureRecipe, learn_atoms, look, out_of_fold, regression
 from .tokenizer import build_tokenizer, corpus, save_tokenizer
 from .tower_stage import TowerRecipe, train_tower
 from .vision import Normalise, predict
@@ -212,17 +212,16 @@ def _wave_positions(side: int, width: int) -> Tensor:
 
 
 def load_pool(ratings: Sequence[Rating], rendered: int, device: torch.device) -> Pool:
-    """Decode every picture once; rendered ones follow the rated ones."""
+    """Decode every picture once; rendered ones, worth nobody knows what, follow the rated ones."""
     sources = {name: i for i, name in enumerate(sorted({_source(r) for r in ratings}))}
     images = torch.stack([_decode(rating.image) for rating in ratings])
     size = images.shape[-1]
     nothing = [float("nan")] * rendered
-    score = torch.tensor([r.score for r in ratings] + nothing, device=device)
+    opinion = torch.tensor([r.score for r in ratings] + nothing, device=device)
     return Pool(
         images=torch.cat([images, render(rendered, size)]).to(device),
-        score=score,
-        opinion=score.clone(),
-        std=torch.tensor([r.std for r in ratings] + nothing, device=device),
+        score=opinion.clone(),
+        opinion=opinion,
         source=torch.tensor(
             [sources[_source(r)] for r in ratings] + [UNKNOWN] * rendered, device=device
         ),
@@ -231,26 +230,28 @@ def load_pool(ratings: Sequence[Rating], rendered: int, device: torch.device) ->
 
 
 def teach(config: NanoConfig, pool: Pool, prompts: Sequence[str], stages: KeptStages) -> Taught:
-    """Let the teacher look at the rated pictures of ``pool``, as many as ``prompts``, and at views
-    of them."""
-    rated = pool.images[: len(prompts)].cpu()
-    dictionary, device = learn_atoms(rated, config.texture), pool.images.device
-    decides = config.texture, config.split_seed, config.held_out
+    """Let the teacher look at the pictures of ``pool``, as many of them rated as ``prompts``, and
+    at views of them."""
+    images, device = pool.images.cpu(), pool.images.device
+    dictionary = learn_atoms(images[: len(prompts)], config.texture)
+    decides = config.texture, config.rendered, config.split_seed, config.held_out
 
-    def sees(images: Tensor) -> Tensor:
-        return look(images, dictionary)
+    def sees(pictures: Tensor) -> Tensor:
+        return look(pictures, dictionary)
 
-    looks: Tensor = stages("looks", decides, lambda: sees(rated))
-    score = pool.opinion[: len(prompts)].cpu()
-    said = out_of_fold(looks, score, prompts, config.texture)
-    _log.info("texture teacher: SRCC %.3f", srcc(said, score))
-    views = stages("views", config.views, lambda: vars(draw_views(rated, sees, config.views)))
+    looks: Tensor = stages("looks", decides, lambda: sees(images))
+    rated, drawn = looks.split([len(prompts), config.rendered])
+    opinion = pool.opinion[: len(prompts)].cpu()
+    said = out_of_fold(rated, opinion, prompts, config.texture)
+    _log.info("texture teacher: SRCC %.3f", srcc(said, opinion))
+    words = regression(rated, opinion, config.texture)(drawn).clamp(0, 100)
+    views = stages("views", config.views, lambda: vars(draw_views(images, sees, config.views)))
     known = {name: kept.to(device) for name, kept in views.items() if name != "pixels"}
     return Taught(
         config.texture,
         looks.to(device),
-        pool.opinion[: len(prompts)],
-        said.to(device),
+        opinion.to(device),
+        torch.cat([said, words]).to(device),
         Views(views["pixels"], **known),  # gigabytes: they stay where they are
     )
 
@@ -318,8 +319,8 @@ def train(
     pool = load_pool(trained, config.rendered, device)
     stages = KeptStages(output / "stages", resume=resume)
     taught = teach(config, pool, [rating.prompt for rating in trained], stages)
-    rated = slice(len(trained))
-    pool.score[rated] = pool.opinion[rated].lerp(taught.said, config.texture.trust)
+    smoothed = pool.opinion.lerp(taught.said, config.texture.trust)
+    pool.score = torch.where(pool.opinion.isnan(), taught.said, smoothed)
     graph = build(config, output)
     initialise(graph, pool, config.seed)
 

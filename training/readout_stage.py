@@ -83,9 +83,7 @@ class ReadoutRecipe:
     mirror: float = 1.0
     """Weights of the terms of :func:`.score_terms.score_losses`."""
     batch: BatchRecipe = field(
-        default_factory=lambda: BatchRecipe(
-            spoiled=0.6, mirrored=0.2, worthless=6, mix=0, least=0.35
-        )
+        default_factory=lambda: BatchRecipe(spoiled=0.6, mirrored=0.2, worthless=6, least=0.35)
     )
     dark_batches: int = 100
     """Stored besides, in which the darkest pictures come overexposed."""
@@ -102,14 +100,13 @@ def train_readout(
     graph.to(device).eval()
     values = torch.tensor(ORDERED_100.values, device=device)
     torch.manual_seed(recipe.seed)
-    count = len(taught.looks)
-    rated = mean_tokens(graph, pool.images[:count])
+    seen = mean_tokens(graph, pool.images)
     faulty = taught.views.pixels[(taught.views.kind != UNKNOWN).cpu()]
-    judges = fit_judges(rated, mean_tokens(graph, faulty), pool.score[:count], taught, recipe)
-    differences = (rated - rated.mean(0)) / count**0.5
-    views = _store(graph, pool, recipe.batches, recipe.batch, values)
-    darker = replace(recipe.batch, dark=True)
-    dark = _store(graph, pool, recipe.dark_batches, darker, values)
+    judges = fit_judges(seen, mean_tokens(graph, faulty), pool.score, taught, recipe)
+    rated = seen[: len(taught.opinion)]
+    differences = (rated - rated.mean(0)) / len(rated) ** 0.5
+    views = _store(graph, pool, recipe.batches, recipe.batch)
+    dark = _store(graph, pool, recipe.dark_batches, replace(recipe.batch, dark=True))
     graph.requires_grad_(False)
     parts = nn.ModuleList([graph.projector, graph.decoder, graph.lm_head]).requires_grad_(True)
     average = MovingAverage([*parts.parameters()], recipe.ema)
@@ -124,10 +121,10 @@ def train_readout(
     for step in range(recipe.steps):
         store = dark if float(torch.rand(())) < recipe.dark_share else views
         stored = store[int(torch.randint(len(store), ()))]
-        batch = _lesson(stored, judges, differences, recipe, values)
+        batch, target = _lesson(stored, judges, differences, recipe, values)
         with fast_products(device):
             logits = graph.read(graph.projector(batch.pixels))
-        losses = score_losses(logits, batch, values)
+        losses = score_losses(logits, target, batch, values)
         descent.step(weigh(losses, recipe), course(step, recipe.steps))
         average.follow(step)
         means.follow(losses)
@@ -150,17 +147,17 @@ class Judges:
 
 
 def fit_judges(
-    rated: Tensor, spoiled: Tensor, score: Tensor, taught: Taught, recipe: ReadoutRecipe
+    seen: Tensor, spoiled: Tensor, score: Tensor, taught: Taught, recipe: ReadoutRecipe
 ) -> Judges:
-    """Learn what (N, width) ``rated`` and (P, width) ``spoiled`` are worth, as the tower sees them.
+    """Learn what (N, width) ``seen`` and (P, width) ``spoiled`` are worth, as the tower sees them.
 
     Args:
-        rated: those that the teacher looked at.
+        seen: the pictures that the teacher looked at, rated ones first.
         spoiled: the spoiled ones of the views that it was asked about.
-        score: (N,) what the rated ones are worth.
+        score: (N,) what those pictures are worth.
     """
     fit = partial(KernelRegression, width=recipe.width, ridge=recipe.ridge)
-    direct, told = fit(rated, score), fit(rated, taught.looks)
+    direct, told = fit(seen, score), fit(seen, taught.looks)
     asks = taught.regression()
 
     def clean(pooled: Tensor) -> Tensor:
@@ -171,7 +168,9 @@ def fit_judges(
     worth = direct(spoiled).minimum(highest(original, recipe.margin * margin_of(severity)))
     below = fit(spoiled, worth.minimum(original * (1 - recipe.loss * severity)))
     # The teacher had seen no picture of the prompt, so its errors are those of unseen pictures.
-    error = fit(rated, (taught.said - taught.opinion).abs(), ridge=recipe.doubt)
+    rated = slice(len(taught.opinion))
+    off = (taught.said[rated] - taught.opinion).abs()
+    error = fit(seen[rated], off, ridge=recipe.doubt)
     return Judges(
         clean,
         lambda pooled: clean(pooled).minimum(below(pooled).clamp_min(0)),
@@ -180,14 +179,12 @@ def fit_judges(
 
 
 @torch.no_grad()
-def _store(
-    graph: ScoringGraph, pool: Pool, count: int, recipe: BatchRecipe, values: Tensor
-) -> list[Batch]:
+def _store(graph: ScoringGraph, pool: Pool, count: int, recipe: BatchRecipe) -> list[Batch]:
     """``count`` batches; image tokens (B, places, 4 · vision width) fp16 in place of pixels."""
     normalise = Normalise().to(pool.images.device)
     stores: dict[str, Tensor] = {}
     for index in range(count):
-        batch = draw_batch(pool, recipe, graph.input_size, values)
+        batch = draw_batch(pool, recipe, graph.input_size)
         tokens = image_tokens(graph, normalise(batch.pixels))
         for name, kept in (vars(batch) | {"pixels": tokens.half()}).items():
             if name not in stores:
@@ -202,15 +199,15 @@ def _store(
 @torch.no_grad()
 def _lesson(
     batch: Batch, judges: Judges, differences: Tensor, recipe: ReadoutRecipe, values: Tensor
-) -> Batch:
+) -> tuple[Batch, Tensor]:
     """A stored batch, each view worth what the judges say, and composed ones behind it.
 
     Composed views are moved, all places alike, by random sums of the ``differences`` (N, width)
-    between pictures.
+    between pictures. Returns the batch and (B, K) distributions over the score tokens.
     """
     tokens = batch.pixels.float()
-    known = torch.nonzero((batch.kind == CLEAN) & ~batch.score.isnan())[:, 0]
-    first, second = (known[torch.randint(len(known), (recipe.composed,))] for _ in range(2))
+    clean = torch.nonzero(batch.kind == CLEAN)[:, 0]
+    first, second = (clean[torch.randint(len(clean), (recipe.composed,))] for _ in range(2))
     inside = rectangles(recipe.composed, math.isqrt(tokens.shape[1])).flatten(1).to(tokens.device)
     composed = torch.where(inside[:, :, None], tokens[first], tokens[second])
     far = recipe.moved * torch.rand(recipe.composed, 1)
@@ -218,18 +215,17 @@ def _lesson(
     composed += (noise.to(tokens.device) @ differences)[:, None]
     pooled = mean_token(torch.cat([tokens, composed]))
     score = torch.cat([batch.score, judges.clean(pooled[len(tokens) :])])
-    score[known] = judges.clean(pooled[known])
-    spoiled = batch.spoiled[~batch.score[batch.spoiled].isnan()]
-    score[spoiled] = judges.spoiled(pooled[spoiled])
+    score[clean] = judges.clean(pooled[clean])
+    score[batch.spoiled] = judges.spoiled(pooled[batch.spoiled])
     spread = judges.spread(pooled)
     spread[: len(tokens)][batch.kind == WORTHLESS] = 0  # no narrower than a soft target can be
     unknown = torch.full_like(first, UNKNOWN)
-    return replace(
+    lesson = replace(
         batch,
         pixels=torch.cat([tokens, composed]),
         score=score,
-        target=soft_target(score, spread, values).nan_to_num(0.0),
         source=torch.cat([batch.source, unknown]),
         kind=torch.cat([batch.kind, unknown]),
         margin=recipe.margin * batch.margin,
     )
+    return lesson, soft_target(score, spread, values)

@@ -29,11 +29,9 @@ class Pool:
     images: Tensor
     """(N, 3, H, W) uint8, H and W multiples of 16."""
     score: Tensor
-    """(N,) 0..100 to learn, NaN for pictures nobody rated."""
+    """(N,) 0..100 to learn: what people said and a teacher; NaN until either did."""
     opinion: Tensor
-    """(N,) 0..100, what people said; the same where no teacher smoothed it."""
-    std: Tensor
-    """(N,) spread of the opinions, score points."""
+    """(N,) 0..100, what people said; NaN for pictures nobody rated."""
     source: Tensor
     """(N,) which generator and variant made it; ``UNKNOWN`` for unrated pictures."""
     texture: Tensor
@@ -46,12 +44,10 @@ class Batch:
 
     pixels: Tensor
     """(B, 3, S, S) in 0..1."""
-    target: Tensor
-    """(B, K) distribution over the score tokens; zeros where there is no rating."""
     score: Tensor
-    """(B,) mean of that distribution, NaN where there is no rating."""
+    """(B,) 0..100, NaN where nobody knows: of spoiled copies, too."""
     source: Tensor
-    """(B,) class of the generator, ``UNKNOWN`` where mixed or not generated."""
+    """(B,) class of the generator, ``UNKNOWN`` of what is spoiled or not generated."""
     kind: Tensor
     """(B,) class of the distortion."""
     texture: Tensor
@@ -91,8 +87,6 @@ class BatchRecipe:
     """Pixels by which whole pictures are moved, at most."""
     jitter: float = 0.06
     """Greatest relative change of brightness, contrast and saturation."""
-    mix: float = 0.5
-    """Probability that the unpaired pictures of a group are mixed two by two (CutMix, mixup)."""
     dark: bool = False
     """Groups go from dark to light, and overexposure falls on the darkest, which it harms least."""
 
@@ -108,11 +102,11 @@ def margin_of(severity: Tensor) -> Tensor:
     return 4 + 12 * severity
 
 
-def draw_batch(pool: Pool, recipe: BatchRecipe, size: int, values: Tensor) -> Batch:
+def draw_batch(pool: Pool, recipe: BatchRecipe, size: int) -> Batch:
     """Draw a batch with torch's global random generator; ``size`` is the model's input side."""
     device = pool.images.device
-    rated = torch.nonzero(~pool.score.isnan())[:, 0]
-    unrated = torch.nonzero(pool.score.isnan())[:, 0]
+    rated = torch.nonzero(~pool.opinion.isnan())[:, 0]
+    unrated = torch.nonzero(pool.opinion.isnan())[:, 0]
     rated = rated[torch.randperm(len(rated))[: recipe.rated].to(device)]
     unrated = unrated[torch.randperm(len(unrated))[: recipe.unrated].to(device)]
     parts: list[Batch] = []
@@ -124,16 +118,15 @@ def draw_batch(pool: Pool, recipe: BatchRecipe, size: int, values: Tensor) -> Ba
     for i, (a, b) in enumerate(
         zip(rated.chunk(recipe.groups), _chunks(unrated, recipe.groups), strict=True)
     ):
-        parts.append(_group(pool, recipe, size, values, a, b, kinds[i]))
+        parts.append(_group(pool, recipe, size, a, b, kinds[i]))
     if recipe.worthless:
-        parts.append(_worthless(recipe.worthless, size, values, pool))
+        parts.append(_worthless(recipe.worthless, size, pool))
     return _concatenate(parts)
 
 
 def _group(
-    pool: Pool, recipe: BatchRecipe, size: int, values: Tensor, rated: Tensor, unrated: Tensor,
-    kind: int,
-) -> Batch:  # fmt: skip
+    pool: Pool, recipe: BatchRecipe, size: int, rated: Tensor, unrated: Tensor, kind: int
+) -> Batch:
     paired = round(len(rated) * recipe.spoiled)
     rows = torch.cat([unrated, rated])  # the first `pairs` rows also come spoiled
     pairs = len(unrated) + paired
@@ -142,23 +135,15 @@ def _group(
     augment.flip_some(clean)
     clean = augment.jitter(clean, recipe.jitter)
     severity = recipe.least + (1 - recipe.least) * torch.rand(pairs, device=clean.device)
-    distort = list(augment.DISTORTIONS.values())[kind]
     if not pairs:
         spoiled = clean[:0]
     elif float(torch.rand(())) < 0.7:
-        spoiled = _fit(distort(full[:pairs], severity), size)
+        spoiled = _fit(augment.spoil(kind, full[:pairs], severity), size)
         augment.flip_some(spoiled)
     else:  # faults as fine as the model's own pixels, as a small picture would show them
-        spoiled = distort(clean[:pairs], severity)
-    score, std = pool.score[rows], pool.std[rows]
-    target = soft_target(score, std, values).nan_to_num(0.0)
-    low_score = score[:pairs] * (1 - 0.85 * severity)
-    low = soft_target(low_score, std[:pairs] * (1 - 0.5 * severity), values).nan_to_num(0.0)
-    source = pool.source[rows].clone()
+        spoiled = augment.spoil(kind, clean[:pairs], severity)
+    score, source = pool.score[rows], pool.source[rows]
     texture = pool.texture[rows] if whole else _unseen(pool, len(rows))
-    if float(torch.rand(())) < recipe.mix:
-        _mix(clean, target, score, source, start=pairs)
-        texture[pairs:] = torch.nan
     index = torch.arange(pairs, device=clean.device)
     seen = torch.arange(pairs, min(pairs + round(len(rated) * recipe.mirrored), len(rows)))
     seen = seen.to(clean.device)
@@ -166,8 +151,7 @@ def _group(
     kinds[len(rows) : len(rows) + pairs] = 1 + kind
     return Batch(
         pixels=torch.cat([clean, spoiled, clean[seen].flip(-1)]),
-        target=torch.cat([target, low, target[seen]]),
-        score=torch.cat([score, low_score, score[seen]]),
+        score=torch.cat([score, torch.full_like(severity, torch.nan), score[seen]]),
         source=torch.cat([source, torch.full_like(source[:pairs], UNKNOWN), source[seen]]),
         kind=kinds,
         texture=torch.cat([texture, _unseen(pool, pairs), texture[seen]]),
@@ -228,36 +212,13 @@ def _fit(images: Tensor, size: int) -> Tensor:
     return fitted.clone() if fitted is images else fitted
 
 
-def _mix(pixels: Tensor, target: Tensor, score: Tensor, source: Tensor, start: int) -> None:
-    """Mix the rows from ``start`` on with each other, in place."""
-    count, side = len(pixels) - start, pixels.shape[-1]
-    if count < 2:
-        return
-    partner = start + torch.randperm(count).to(pixels.device)
-    other = pixels[partner]
-    if float(torch.rand(())) < 0.5:  # CutMix: a rectangle of the other picture
-        h, w = (int(side * (0.3 + 0.6 * float(torch.rand(())))) for _ in range(2))
-        top, left = int(torch.randint(0, side - h + 1, ())), int(torch.randint(0, side - w + 1, ()))
-        pixels[start:, :, top : top + h, left : left + w] = other[
-            :, :, top : top + h, left : left + w
-        ]
-        share = h * w / side**2
-    else:  # mixup, kept mild: a double exposure is itself a fault
-        share = 0.25 * float(torch.rand(()))
-        pixels[start:] = pixels[start:] * (1 - share) + other * share
-    target[start:] = target[start:] * (1 - share) + target[partner] * share
-    score[start:] = score[start:] * (1 - share) + score[partner] * share
-    source[start:] = UNKNOWN
-
-
-def _worthless(count: int, size: int, values: Tensor, pool: Pool) -> Batch:
+def _worthless(count: int, size: int, pool: Pool) -> Batch:
     device = pool.images.device
     score = torch.zeros(count, device=device)
     none = torch.zeros(0, dtype=torch.long, device=device)
     unknown = torch.full((count,), UNKNOWN, device=device)
     return Batch(
         pixels=augment.worthless(count, size, device),
-        target=soft_target(score, score + 2, values),
         score=score,
         source=unknown,
         kind=torch.full_like(unknown, WORTHLESS),

@@ -22,18 +22,21 @@ def expected_score(logits: Tensor, values: Tensor) -> Tensor:
     return torch.softmax(logits, dim=1) @ values
 
 
-def score_losses(logits: Tensor, batch: Batch, values: Tensor) -> dict[str, Tensor]:
-    """Unweighted terms from (B, K) fp32 logits; rows without a rating count in ``rank`` alone."""
-    rated = ~batch.score.isnan()
+def score_losses(logits: Tensor, target: Tensor, batch: Batch, values: Tensor) -> dict[str, Tensor]:
+    """Unweighted terms from (B, K) fp32 logits; of a batch whose scores are all known.
+
+    Args:
+        target: (B, K) distributions over the score tokens, of means ``batch.score``.
+        values: (K,) what the score tokens are worth, in points.
+    """
     expected = expected_score(logits, values)
-    cross_entropy = -(batch.target * F.log_softmax(logits, dim=1)).sum(1)
-    predicted, human = expected[rated], batch.score[rated]
+    cross_entropy = -(target * F.log_softmax(logits, dim=1)).sum(1)
     original, spoiled = expected[batch.original], expected[batch.spoiled]
     margin = torch.minimum(batch.margin, ROOM * original.detach())
     return {
-        "tokens": cross_entropy[rated].mean(),
-        "expectation": ((predicted - human) / 25).square().mean(),
-        "correlation": 1 - _correlation(predicted, human),
+        "tokens": cross_entropy.mean(),
+        "expectation": ((expected - batch.score) / 25).square().mean(),
+        "correlation": 1 - _correlation(expected, batch.score),
         "within": _within(expected, batch),
         "mirror": ((expected[batch.seen] - expected[batch.mirrored]) / 5).square().mean()
         if len(batch.seen)

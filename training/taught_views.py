@@ -27,9 +27,9 @@ _log = logging.getLogger(__name__)
 class ViewRecipe:
     """How many views, and what of."""
 
-    count: int = 7500
+    count: int = 12_000
     spoiled: float = 0.4
-    """Share of the views that are spoiled copies of rated pictures, as they are otherwise."""
+    """Share of the views that are spoiled copies of pictures as they are otherwise."""
     together: int = 10
     """Views that share the size of their part and the kind of their fault."""
     least_side: float = 0.45
@@ -57,20 +57,20 @@ class Views:
 
 @dataclass
 class Taught:
-    """What the texture teacher says, of rated pictures and of views of them."""
+    """What the texture teacher says, of rated pictures, of drawn ones and of views of both."""
 
     recipe: TextureRecipe
     looks: Tensor
-    """(N, D) what it sees of the rated pictures."""
+    """(N, D) what it sees of the pictures, rated ones first."""
     opinion: Tensor
-    """(N,) what people said of them, score points."""
+    """(R,) what people said of the rated ones, score points."""
     said: Tensor
     """(N,) what it says of each, having seen none of its prompt."""
     views: Views
 
     def regression(self) -> KernelRegression:
         """(B, D) looks → (B,) what it says of them."""
-        return regression(self.looks, self.opinion, self.recipe)
+        return regression(self.looks[: len(self.opinion)], self.opinion, self.recipe)
 
 
 def draw_views(images: Tensor, look: Callable[[Tensor], Tensor], recipe: ViewRecipe) -> Views:
@@ -91,7 +91,7 @@ def draw_views(images: Tensor, look: Callable[[Tensor], Tensor], recipe: ViewRec
                 original[rows] = _originals(images, len(rows), darker=fault == OVEREXPOSURE)
                 kind[rows], severity[rows] = 1 + fault, 0.1 + 0.9 * torch.rand(len(rows))
                 pictures = images[original[rows]].float() / 255
-                pictures = list(augment.DISTORTIONS.values())[fault](pictures, severity[rows])
+                pictures = augment.spoil(fault, pictures, severity[rows])
             else:
                 original[rows] = _originals(images, len(rows))
                 kind[rows] = UNKNOWN
@@ -125,8 +125,7 @@ def _altered(pictures: Tensor, images: Tensor, recipe: ViewRecipe) -> Tensor:
         pictures = _recoloured(pictures)
     if faulty:
         [fault] = augment.draw_kinds(1)
-        distort = list(augment.DISTORTIONS.values())[fault]
-        pictures = distort(pictures, recipe.mild * torch.rand(len(pictures)))
+        pictures = augment.spoil(fault, pictures, recipe.mild * torch.rand(len(pictures)))
     return pictures
 
 

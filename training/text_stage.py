@@ -110,14 +110,13 @@ def _look(graph: ScoringGraph, pool: Pool, versions: int, batch: int = 32) -> _S
     graph.eval()
     normalise = Normalise().to(pool.images.device)
     values = torch.tensor(ORDERED_100.values, device=pool.images.device)
-    distortions = list(augment.DISTORTIONS.values())
     tokens, logits, texts = [], [], []
     for version in range(versions):
         for start in range(0, len(pool.images), batch):
             images = pool.images[start : start + batch].float() / 255
             if version:
-                distort = distortions[int(torch.randint(len(distortions), ()))]
-                images = distort(images, torch.rand(len(images), device=images.device))
+                kind = int(torch.randint(len(augment.DISTORTIONS), ()))
+                images = augment.spoil(kind, images, torch.rand(len(images), device=images.device))
             pixels = augment.resize(images, graph.input_size)
             embedded = graph.image_embeddings(normalise(pixels))
             answer = graph.read(embedded)

@@ -53,7 +53,7 @@ class TextureRecipe:
     """Ways to cut the prompts, over which its word is averaged."""
     width: float = 0.1
     """Of the kernel: exp(-width · mean squared difference of standardised features)."""
-    ridge: float = 0.01
+    ridge: float = 0.005
     seed: int = 0
 
 

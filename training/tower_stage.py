@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..artimuse_core.model import ScoringGraph
-from ..artimuse_core.score_tokens import ORDERED_100
 from . import augment
 from .descent import Descent, MovingAverage, RunningMeans, course, inner_matrices, weigh
 from .half_products import fast_products
@@ -41,7 +40,7 @@ _MIDDLE, _POINTS = 50.0, 25.0
 class TowerRecipe:
     """How long and how fast to learn, and from what."""
 
-    steps: int = 1800
+    steps: int = 2700
     learning_rate: float = 1e-3
     """Peak; a tenth of the steps warm-up, then a cosine to nothing."""
     matrix_rate: float = 0.007
@@ -61,12 +60,12 @@ class TowerRecipe:
     """By how much a spoiled copy should lie below its original, as a share of ``Batch.margin``."""
     batch: BatchRecipe = field(
         default_factory=lambda: BatchRecipe(
-            rated=18, spoiled=0.34, mirrored=0, unrated=0, worthless=1, groups=3, min_crop=1,
-            jitter=0, mix=0,
+            rated=12, spoiled=0.34, mirrored=0, unrated=2, worthless=1, groups=3, min_crop=1,
+            jitter=0,
         )
     )  # fmt: skip
     """Whole pictures, as the teacher saw them."""
-    views: int = 12
+    views: int = 18
     """Of a step."""
     seed: int = 2
 
@@ -108,7 +107,7 @@ class _Lesson:
 
 
 class _Lessons:
-    """Rated pictures and spoiled copies of them, drawn anew, and stored views."""
+    """Pictures and spoiled copies of some, drawn anew, and stored views."""
 
     def __init__(self, pool: Pool, taught: Taught, recipe: TowerRecipe, size: int) -> None:
         views = taught.views
@@ -117,7 +116,6 @@ class _Lessons:
         texture = pool.score.new_full((len(pool.images), recipe.components), torch.nan)
         texture[: len(taught.looks)] = components(taught.looks)
         self.pool = replace(pool, texture=texture)
-        self.values = torch.tensor(ORDERED_100.values, device=pool.images.device)
         self.texture = components(views.looks)
         spoiled, own = views.kind != UNKNOWN, pool.score[views.original]
         self.score = taught.regression()(views.looks).masked_fill(spoiled, torch.nan)
@@ -125,18 +123,17 @@ class _Lessons:
         self.ceiling = torch.where(spoiled, below, torch.inf)
 
     def draw(self) -> _Lesson:
-        batch = draw_batch(self.pool, self.recipe.batch, self.size, self.values)
+        batch = draw_batch(self.pool, self.recipe.batch, self.size)
         rows = torch.randint(len(self.views.kind), (self.recipe.views,))
         pixels = self.views.pixels[rows].to(batch.pixels.device).float() / 255
         augment.flip_some(pixels)
-        score, ceiling = batch.score.clone(), torch.full_like(batch.score, torch.inf)
-        score[batch.spoiled] = torch.nan
+        ceiling = torch.full_like(batch.score, torch.inf)
         margin = self.recipe.margin * batch.margin
         ceiling[batch.spoiled] = highest(batch.score[batch.original], margin)
         parts = [
             (batch.pixels, augment.resize(pixels, self.size)),
             (batch.texture, self.texture[rows]),
-            (score, self.score[rows]),
+            (batch.score, self.score[rows]),
             (ceiling, self.ceiling[rows]),
             (batch.kind, self.views.kind[rows]),
         ]
