@@ -79,7 +79,7 @@ class ReadoutRecipe:
     expectation: float = 10.0
     correlation: float = 0.5
     within: float = 0.25
-    rank: float = 1.5
+    rank: float = 2.0
     mirror: float = 1.0
     """Weights of the terms of :func:`.score_terms.score_losses`."""
     batch: BatchRecipe = field(
