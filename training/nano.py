@@ -137,7 +137,7 @@ class NanoConfig:
     text: TextRecipe | None = field(default_factory=TextRecipe)
     """How it learns to describe, afterwards; None for a model that scores only."""
     rendered: int = 256
-    """Pictures drawn by code for the ranking against spoiled copies."""
+    """Pictures drawn by code: the teacher says what they are worth."""
     seed: int = 0
     """Of what the weights start with."""
     split_seed: int = 0

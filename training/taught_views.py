@@ -1,9 +1,10 @@
 """Views that nobody rated, of which the texture teacher says what it sees.
 
 Two thousand rated pictures are learnt by heart before a tower sees what the teacher sees. But the
-teacher, unlike people, can be asked about any picture: parts of the rated ones from closer, two put
-together, other colours, mild faults, all at random. A share of the views is spoiled outright and
-names its fault, so that what tells a spoiled copy from a poor picture is learnt besides.
+teacher, unlike people, can be asked about any picture: ones drawn by code, and of these and the
+rated ones parts from closer, two put together, other colours, mild faults, all at random. A share
+of the views is spoiled outright and names its fault, so that what tells a spoiled copy from a poor
+picture is learnt besides.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The tower stage: the vision tower learns, by itself, to see what the texture teacher sees.
 
-Two thousand rated pictures and views that nobody rated, all of which the teacher looked at, pass
-whole through the tower; what it saw of them, what they are worth and what they are spoiled by is
-told from the mean of the image tokens by a head that is thrown away. The teacher's components and
-the score are told in two layers, for no linear one turns averages of tokens into the logarithms of
-averages that the teacher speaks in; the fault is told in one, so that whoever reads the tokens
-afterwards can tell it without effort from what makes a picture poor.
+Two thousand rated pictures, some drawn ones and views that nobody rated, all of which the teacher
+looked at, pass whole through the tower; what it saw of them, what they are worth and what they are
+spoiled by is told from the mean of the image tokens by a head that is thrown away. The teacher's
+components and the score are told in two layers, for no linear one turns averages of tokens into the
+logarithms of averages that the teacher speaks in; the fault is told in one, so that whoever reads
+the tokens afterwards can tell it without effort from what makes a picture poor.
 
 Of a spoiled copy the teacher says what it sees, too, but not what it is worth, which only has to be
 less than its original. Told more, the tower would see people's poorest pictures as spoiled ones.

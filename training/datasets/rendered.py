@@ -1,4 +1,4 @@
-"""Pictures drawn by code: unrated, for ranking a picture above its own spoiled versions.
+"""Pictures drawn by code: unrated, to rank above their spoiled copies and to ask a teacher about.
 
 Generated photographs alone would teach that anything unlike them is bad. These widen what the model
 has seen: gradients, clouds, discs, stripes and polygons in random palettes.
