@@ -8,6 +8,7 @@ import torch
 from artimuse.training import nano, taught_views
 from artimuse.training.datasets import agiqa3k
 from artimuse.training.datasets.rendered import render
+from artimuse.training.kept_stages import KeptStages
 from artimuse.training.kernel import KernelRegression
 from artimuse.training.patch_filters import WAVES, patch_filters
 from artimuse.training.score_batches import OVEREXPOSURE, UNKNOWN
@@ -63,6 +64,23 @@ def test_views_are_those_of_their_seed_and_looked_at(drawn) -> None:
     torch.testing.assert_close(views.looks[:20], mean_colour(views.pixels[:20]))
     other = draw_views(images, mean_colour, replace(recipe, count=20, seed=8))
     assert not torch.equal(other.pixels, again.pixels)
+
+
+def test_the_teacher_says_what_drawn_pictures_are_worth_and_looks_at_views_of_them(
+    rated, tmp_path
+) -> None:
+    ratings = agiqa3k.load(rated)[:60]
+    pool = nano.load_pool(ratings, 20, CPU)
+    config = replace(TINY, rendered=20, views=replace(TINY.views, count=60))
+    prompts = [rating.prompt for rating in ratings]
+    taught = nano.teach(config, pool, prompts, KeptStages(tmp_path, resume=False))
+    assert len(taught.looks) == len(taught.said) == 80
+    torch.testing.assert_close(taught.opinion, pool.opinion[:60])
+    torch.testing.assert_close(
+        taught.said[60:], taught.regression()(taught.looks[60:]).clamp(0, 100)
+    )
+    in_view = taught.views.original
+    assert 0 < int((in_view >= 60).sum()) < int((in_view < 60).sum())
 
 
 def test_the_tower_learns_what_the_teacher_sees_and_what_people_said(rated, tmp_path) -> None:
