@@ -32,14 +32,18 @@ class KeptStages:
         self._decided.append(f"{name}: {decides!r}")
         file, decided = self.folder / f"{name}.pt", "\n".join(self._decided)
         if self.resume and file.exists():
-            kept = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            kept = _read(file)
             if kept["decided"] == decided:
                 _log.info("%s: read from %s", name, file)
                 return kept["made"]
             _log.info("%s: %s is of another recipe, made again", name, file)
-        made = make()
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
-        torch.save({"decided": decided, "made": made}, partial)
+        torch.save({"decided": decided, "made": make()}, partial)
         partial.replace(file)
-        return made
+        return _read(file)["made"]  # as a run that goes on has it: in the file, not in memory
+
+
+def _read(file: Path) -> dict[str, Any]:
+    kept: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    return kept
