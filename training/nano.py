@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from .readout_stage import ReadoutRecipe, train_readout
 from .score_batches import UNKNOWN, Pool
 from .taught_views import Taught, ViewRecipe, Views, draw_views
 from .text_stage import TextRecipe, train_text
-from .texture import TextureRecipe, learn_atoms, look, out_of_fold, regression
+from .texture import Atoms, TextureRecipe, learn_atoms, look, out_of_fold, regression
 from .tokenizer import build_tokenizer, corpus, save_tokenizer
 from .tower_stage import TowerRecipe, train_tower
 from .vision import Normalise, predict
@@ -233,11 +234,14 @@ def teach(config: NanoConfig, pool: Pool, prompts: Sequence[str], stages: KeptSt
     """Let the teacher look at the pictures of ``pool``, as many of them rated as ``prompts``, and
     at views of them."""
     images, device = pool.images.cpu(), pool.images.device
-    dictionary = learn_atoms(images[: len(prompts)], config.texture)
     decides = config.texture, config.rendered, config.split_seed, config.held_out
 
+    @cache  # learnt where something is left to look at
+    def dictionary() -> list[Atoms]:
+        return learn_atoms(images[: len(prompts)], config.texture)
+
     def sees(pictures: Tensor) -> Tensor:
-        return look(pictures, dictionary)
+        return look(pictures, dictionary())
 
     looks: Tensor = stages("looks", decides, lambda: sees(images))
     rated, drawn = looks.split([len(prompts), config.rendered])

@@ -101,8 +101,9 @@ def train_readout(
     values = torch.tensor(ORDERED_100.values, device=device)
     torch.manual_seed(recipe.seed)
     seen = mean_tokens(graph, pool.images)
-    faulty = taught.views.pixels[(taught.views.kind != UNKNOWN).cpu()]
-    judges = fit_judges(seen, mean_tokens(graph, faulty), pool.score, taught, recipe)
+    faulty = torch.nonzero(taught.views.kind != UNKNOWN)[:, 0]
+    spoiled = mean_tokens(graph, taught.views.pixels, faulty)
+    judges = fit_judges(seen, spoiled, pool.score, taught, recipe)
     rated = seen[: len(taught.opinion)]
     differences = (rated - rated.mean(0)) / len(rated) ** 0.5
     views = _store(graph, pool, recipe.batches, recipe.batch)

@@ -113,9 +113,7 @@ class _Lessons:
         views = taught.views
         self.recipe, self.size, self.views = recipe, size, views
         components = PrincipalComponents(taught.looks, recipe.components, power=0.5)
-        texture = pool.score.new_full((len(pool.images), recipe.components), torch.nan)
-        texture[: len(taught.looks)] = components(taught.looks)
-        self.pool = replace(pool, texture=texture)
+        self.pool = replace(pool, texture=components(taught.looks))
         self.texture = components(views.looks)
         spoiled, own = views.kind != UNKNOWN, pool.score[views.original]
         self.score = taught.regression()(views.looks).masked_fill(spoiled, torch.nan)

@@ -39,12 +39,19 @@ def mean_token(tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def mean_tokens(graph: ScoringGraph, images: Tensor, batch: int = 32) -> Tensor:
-    """(N, 3, H, W) uint8 → (N, width): of each picture and its mirror image together."""
+def mean_tokens(
+    graph: ScoringGraph, images: Tensor, rows: Tensor | None = None, batch: int = 32
+) -> Tensor:
+    """(N, 3, H, W) uint8 → (N, width): of each picture and its mirror image together.
+
+    Args:
+        rows: (R,) of ``images``, to look at these alone: a copy of them could fill the memory.
+    """
     device = graph.projector.layer_norm.weight.device
     normalise, seen = Normalise().to(device), []
-    for some in images.split(batch):
-        pixels = normalise(resize(some.to(device).float() / 255, graph.input_size))
+    rows = torch.arange(len(images)) if rows is None else rows
+    for some in rows.to(images.device).split(batch):
+        pixels = normalise(resize(images[some].to(device).float() / 255, graph.input_size))
         sides = [mean_token(image_tokens(graph, side)) for side in (pixels, pixels.flip(-1))]
         seen.append((sides[0] + sides[1]) / 2)
     return torch.cat(seen)
