@@ -90,7 +90,7 @@ def test_in_dark_batches_the_darkest_pictures_are_overexposed(monkeypatch, drawn
 
 @pytest.mark.parametrize("name", augment.DISTORTIONS)
 def test_a_severer_distortion_changes_a_picture_more(name) -> None:
-    pictures = render(6, 128).float() / 255
+    pictures = render(6, 512).float() / 255  # the size that severities are in pixels of
     distort = augment.DISTORTIONS[name]
     changes = []
     for severity in (0.0, 1.0):

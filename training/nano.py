@@ -137,7 +137,7 @@ class NanoConfig:
     """How projector and language model learn to score once the tower stands."""
     text: TextRecipe | None = field(default_factory=TextRecipe)
     """How it learns to describe, afterwards; None for a model that scores only."""
-    rendered: int = 256
+    rendered: int = 512
     """Pictures drawn by code: the teacher says what they are worth."""
     seed: int = 0
     """Of what the weights start with."""

@@ -69,7 +69,7 @@ class ReadoutRecipe:
     doubt: float = 1.0
     """The ridge of the regression of how far off its judges are."""
     loss: float = 1.0
-    """Share of its worth that the severest fault takes."""
+    """Share of its worth that the severest fault takes; a lesser one takes less, by the square."""
     composed: int = 128
     """Views of a step put together from two others, and moved."""
     moved: float = 0.4
@@ -83,7 +83,9 @@ class ReadoutRecipe:
     mirror: float = 1.0
     """Weights of the terms of :func:`.score_terms.score_losses`."""
     batch: BatchRecipe = field(
-        default_factory=lambda: BatchRecipe(spoiled=0.6, mirrored=0.2, worthless=6, least=0.35)
+        default_factory=lambda: BatchRecipe(
+            spoiled=0.6, mirrored=0.2, unrated=8, worthless=6, least=0.35
+        )
     )
     dark_batches: int = 100
     """Stored besides, in which the darkest pictures come overexposed."""
@@ -167,7 +169,7 @@ def fit_judges(
     rows = taught.views.kind != UNKNOWN
     original, severity = score[taught.views.original[rows]], taught.views.severity[rows]
     worth = direct(spoiled).minimum(highest(original, recipe.margin * margin_of(severity)))
-    below = fit(spoiled, worth.minimum(original * (1 - recipe.loss * severity)))
+    below = fit(spoiled, worth.minimum(original * (1 - recipe.loss * severity.square())))
     # The teacher had seen no picture of the prompt, so its errors are those of unseen pictures.
     rated = slice(len(taught.opinion))
     off = (taught.said[rated] - taught.opinion).abs()

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 class ViewRecipe:
     """How many views, and what of."""
 
-    count: int = 12_000
+    count: int = 15_000
     spoiled: float = 0.4
     """Share of the views that are spoiled copies of pictures as they are otherwise."""
     together: int = 10

@@ -40,7 +40,7 @@ _MIDDLE, _POINTS = 50.0, 25.0
 class TowerRecipe:
     """How long and how fast to learn, and from what."""
 
-    steps: int = 2700
+    steps: int = 4500
     learning_rate: float = 1e-3
     """Peak; a tenth of the steps warm-up, then a cosine to nothing."""
     matrix_rate: float = 0.007
@@ -60,12 +60,12 @@ class TowerRecipe:
     """By how much a spoiled copy should lie below its original, as a share of ``Batch.margin``."""
     batch: BatchRecipe = field(
         default_factory=lambda: BatchRecipe(
-            rated=12, spoiled=0.34, mirrored=0, unrated=2, worthless=1, groups=3, min_crop=1,
+            rated=8, spoiled=0.34, mirrored=0, unrated=2, worthless=1, groups=3, min_crop=1,
             jitter=0,
         )
     )  # fmt: skip
     """Whole pictures, as the teacher saw them."""
-    views: int = 18
+    views: int = 22
     """Of a step."""
     seed: int = 2
 
