@@ -8,7 +8,7 @@ import torch
 from artimuse.training.datasets import rendered
 
 
-def test_a_seed_decides_the_pictures():
+def test_a_seed_decides_the_pictures() -> None:
     pictures = rendered.render(4, 64, seed=3)
     assert pictures.shape == (4, 3, 64, 64)
     assert pictures.dtype == torch.uint8
@@ -19,7 +19,7 @@ def test_a_seed_decides_the_pictures():
 
 @pytest.mark.parametrize("size", [48, 128])
 @pytest.mark.parametrize("pattern", rendered.PATTERNS, ids=lambda pattern: pattern.__name__)
-def test_a_pattern_covers_a_part_of_the_picture(pattern, size):
+def test_a_pattern_covers_a_part_of_the_picture(pattern, size) -> None:
     canvas = rendered.Canvas(size, torch.Generator().manual_seed(1))
     shares = torch.stack([pattern(canvas) for _ in range(8)])
     assert shares.shape == (8, size, size)
@@ -28,7 +28,7 @@ def test_a_pattern_covers_a_part_of_the_picture(pattern, size):
     assert (shares.std((1, 2)) > 0.01).all()
 
 
-def test_some_pictures_are_fine_and_some_are_smooth():
+def test_some_pictures_are_fine_and_some_are_smooth() -> None:
     pictures = rendered.render(40, 128).float().mean(1) / 255
     across = (pictures[:, :, 1:] - pictures[:, :, :-1]).abs().mean((1, 2))
     assert (across > 0.025).sum() > 4

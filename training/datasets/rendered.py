@@ -8,6 +8,8 @@ polygons in random palettes, and on every other one fine patterns, from flow lin
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +42,9 @@ class Canvas:
     def happens(self, chance: float) -> bool:
         return self.between(0, 1) < chance
 
+    def one_of(self, choices: Sequence[Any] | Tensor) -> Any:
+        return choices[int(self.between(0, len(choices)))]
+
     def turned(self, x: float = 0.0, y: float = 0.0) -> tuple[Tensor, Tensor]:
         """Coordinates around a point, turned at random."""
         turn = self.between(0, 2 * math.pi)
@@ -69,11 +74,11 @@ class Canvas:
 
 def _picture(canvas: Canvas) -> Tensor:
     between = canvas.between
-    palette = canvas.uniform(6, 3) ** between(0.5, 1.5)
+    palette = canvas.uniform(6, 3)[..., None, None] ** between(0.5, 1.5)
     if canvas.happens(0.5):  # colours that go together
         palette = palette.lerp(palette.mean(0), between(0.2, 0.8))
     u, _ = canvas.turned()
-    ground = palette[0][:, None, None].expand(3, canvas.size, canvas.size)
+    ground = palette[0].expand(3, canvas.size, canvas.size)
     picture = _blend(ground, palette[1], u.mul(0.5).add(0.5).clamp(0, 1))
     if canvas.happens(0.7):
         picture = _blend(picture, palette[2], canvas.clouds(between(0.4, 0.7)))
@@ -81,7 +86,7 @@ def _picture(canvas: Canvas) -> Tensor:
     if patterned and canvas.happens(0.5):
         picture = _patterned(picture, palette, canvas)
     for _ in range(int(between(0, 6) if patterned else between(2, 14))):
-        picture = _with_shape(picture, palette[int(between(2, 6))] * between(0.6, 1.0), canvas)
+        picture = _with_shape(picture, canvas.one_of(palette[2:]) * between(0.6, 1.0), canvas)
     if patterned:
         picture = _patterned(picture, palette, canvas)
     if canvas.happens(0.5):
@@ -113,23 +118,29 @@ def _with_shape(picture: Tensor, colour: Tensor, canvas: Canvas) -> Tensor:
 
 def _patterned(picture: Tensor, palette: Tensor, canvas: Canvas) -> Tensor:
     """One fine pattern over all of the picture or a part, in one colour or all of the palette."""
-    pattern = PATTERNS[int(canvas.between(0, len(PATTERNS)))](canvas)
+    pattern = canvas.one_of(PATTERNS)(canvas)
     where = torch.ones_like(pattern)
     if canvas.happens(0.4):
         where = canvas.covered(0.3 * (canvas.clouds(0.4) - canvas.between(0.3, 0.6)))
     if canvas.happens(0.5):
-        return _blend(picture, palette[int(canvas.between(2, 6))], where * pattern)
+        return _blend(picture, canvas.one_of(palette[2:]), where * pattern)
+    colours = palette[..., 0, 0]
     place = pattern * (len(palette) - 1)
     before = place.long().clamp_max(len(palette) - 2)
     share = (place - before)[..., None]
-    coloured = palette[before] * (1 - share) + palette[before + 1] * share
-    return picture * (1 - where) + coloured.permute(2, 0, 1) * where
+    coloured = _blend(colours[before], colours[before + 1], share)
+    return _blend(picture, coloured.permute(2, 0, 1), where)
 
 
 def _wave(phase: Tensor, canvas: Canvas) -> Tensor:
     """Lines where ``phase`` in radians goes round, from soft to sharp and from thin to thick."""
-    wave = phase.sin() + canvas.between(-0.8, 0.8)
-    return (wave * math.exp(canvas.between(0, 2.5))).sigmoid()
+    return _inked(phase.sin(), 0.8, canvas)
+
+
+def _inked(wave: Tensor, most: float, canvas: Canvas) -> Tensor:
+    """Where ``wave`` in -1..1 lies above a level of up to ``most`` either way, soft or sharp."""
+    level = canvas.between(-most, most)
+    return ((wave + level) * math.exp(canvas.between(0, 2.5))).sigmoid()
 
 
 def _fineness(canvas: Canvas) -> float:
@@ -161,7 +172,7 @@ def _mesh(canvas: Canvas) -> Tensor:
     u, v = canvas.turned()
     lines = (u * _fineness(canvas)).sin(), (v * _fineness(canvas)).sin()
     crossed = lines[0] * lines[1] if canvas.happens(0.5) else torch.maximum(*lines)
-    return ((crossed + canvas.between(-0.6, 0.6)) * math.exp(canvas.between(0, 2.5))).sigmoid()
+    return _inked(crossed, 0.6, canvas)
 
 
 def _arms(canvas: Canvas) -> Tensor:
@@ -200,7 +211,7 @@ def _curves(canvas: Canvas) -> Tensor:
 
 
 def _blend(picture: Tensor, colour: Tensor, alpha: Tensor) -> Tensor:
-    return picture * (1 - alpha) + colour[:, None, None] * alpha
+    return picture * (1 - alpha) + colour * alpha
 
 
 PATTERNS = (_flow, _level_lines, _coast, _mesh, _arms, _lettering, _curves)
