@@ -11,7 +11,6 @@ from artimuse.training.datasets import agiqa3k
 from artimuse.training.datasets.rendered import render
 from artimuse.training.score_batches import (
     CLEAN,
-    UNKNOWN,
     WORTHLESS,
     BatchRecipe,
     Pool,
@@ -64,7 +63,6 @@ def test_batches_pair_originals_with_worse_copies(rated) -> None:
     assert [int((batch.kind == kind).sum()) for kind in (CLEAN, WORTHLESS)] == [36 + 4, 2]
     assert len(batch.mirrored) > 0
     torch.testing.assert_close(batch.pixels[batch.mirrored], batch.pixels[batch.seen].flip(-1))
-    assert bool((batch.source[batch.spoiled] == UNKNOWN).all())
 
 
 @pytest.mark.parametrize("drawn", ["overexposure", "jpeg"])
@@ -77,7 +75,6 @@ def test_in_dark_batches_the_darkest_pictures_are_overexposed(monkeypatch, drawn
         images=levels.byte()[:, None, None, None].expand(16, 3, SIDE, SIDE).contiguous(),
         score=levels / 2,
         opinion=levels / 2,
-        source=torch.zeros(16, dtype=torch.long),
         texture=torch.empty(16, 0),
     )
     recipe = BatchRecipe(rated=16, unrated=0, worthless=0, groups=2, spoiled=1, dark=True)

@@ -10,7 +10,16 @@ from artimuse.artimuse_core.score_tokens import ORDERED_100
 from artimuse.training import metrics, nano, readout_stage
 from artimuse.training.datasets import agiqa3k
 from artimuse.training.readout_stage import Judges, fit_judges, train_readout
-from artimuse.training.score_batches import CLEAN, UNKNOWN, WORTHLESS, Pool, margin_of
+from artimuse.training.score_batches import (
+    CLEAN,
+    NOISE,
+    UNKNOWN,
+    WORTHLESS,
+    Pool,
+    margin_of,
+    soft_target,
+)
+from artimuse.training.score_terms import score_losses
 from artimuse.training.taught_views import Taught
 from artimuse.training.vision import mean_token, mean_tokens, predict
 
@@ -70,7 +79,7 @@ def test_the_readout_learns_what_the_judge_says_and_the_tower_stands(
     graph = nano.build(TINY, tmp_path)
     nano.initialise(graph, pool, 0)
     before = {name: weight.clone() for name, weight in graph.vision.state_dict().items()}
-    recipe = replace(TINY.readout, batches=40, steps=200, ema=0.9, composed=16)
+    recipe = replace(TINY.readout, batches=40, steps=200, ema=0.9)
     losses = train_readout(graph, pool, told, recipe)
     assert losses.keys() >= {"tokens", "expectation", "rank", "mirror"}
     for name, weight in graph.vision.state_dict().items():
@@ -85,40 +94,71 @@ def constant(points: float) -> readout_stage.Regression:
     return lambda pooled: torch.full([len(pooled)], points)
 
 
-def test_a_lesson_is_what_the_judge_says(taught) -> None:
+def test_a_lesson_is_what_the_judges_say(taught) -> None:
     graph, pool, _ = taught
-    recipe = replace(TINY.readout, composed=5, margin=0.5)
+    recipe = replace(TINY.readout, margin=0.5)
     [stored] = readout_stage._store(graph, pool, 1, recipe.batch)
-    differences = torch.zeros(3, stored.pixels.shape[-1])
 
     judges = Judges(constant(40.0), constant(20.0), constant(7.0))
-    lesson, target = readout_stage._lesson(stored, judges, differences, recipe, VALUES)
-    count = len(stored.kind)
-    score = lesson.score[:count]
-    assert score[stored.kind == WORTHLESS].unique().tolist() == [0]
-    assert score[stored.kind == CLEAN].unique().tolist() == [40]
-    assert score[stored.spoiled].unique().tolist() == [20]
-    assert lesson.score[count:].tolist() == [40] * 5  # composed
-    torch.testing.assert_close(lesson.margin, stored.margin / 2)
-    torch.testing.assert_close(target.sum(1), torch.ones(count + 5))
+    lesson = readout_stage._judged(stored, judges, recipe, VALUES)
+    batch, target = lesson.batch, lesson.target
+    assert batch.score[batch.kind == WORTHLESS].unique().tolist() == [0]
+    assert batch.score[batch.kind == CLEAN].unique().tolist() == [40]
+    assert batch.score[batch.spoiled].unique().tolist() == [20]
+    torch.testing.assert_close(batch.margin, stored.margin / 2)
+    torch.testing.assert_close(target.sum(1), torch.ones(len(batch.kind)))
     mean = target @ VALUES
     spread = (target @ VALUES.square() - mean.square()).sqrt()
-    middle = lesson.score == 40
+    middle = batch.score == 40
     torch.testing.assert_close(spread[middle], torch.full_like(mean[middle], 7), atol=0.1, rtol=0)
 
 
-def test_composed_views_are_moved_as_pictures_differ_and_judged_where_they_land(taught) -> None:
+def test_other_lessons_lend_their_clean_views_and_no_copies(taught) -> None:
     graph, pool, _ = taught
-    recipe = replace(TINY.readout, composed=400, moved=3.0)
-    [stored] = readout_stage._store(graph, pool, 1, recipe.batch)
-    differences = torch.zeros(2, stored.pixels.shape[-1])
-    differences[0, 3], differences[1, 5] = 8.0, 1.0
+    judges = Judges(lambda pooled: pooled[:, 3], lambda pooled: pooled[:, 5] - 9, constant(7.0))
+    own, *others = (
+        readout_stage._judged(batch, judges, TINY.readout, VALUES)
+        for batch in readout_stage._store(graph, pool, 3, TINY.readout.batch)
+    )
+    lesson = readout_stage._with_clean(own, others)
+    count = len(own.batch.kind)
+    for name in ("original", "spoiled", "margin", "seen", "mirrored"):
+        torch.testing.assert_close(getattr(lesson.batch, name), getattr(own.batch, name))
+    torch.testing.assert_close(lesson.batch.pixels[:count], own.batch.pixels)
+    lent = [other.batch.pixels[other.batch.kind == CLEAN] for other in others]
+    torch.testing.assert_close(lesson.batch.pixels[count:], torch.cat(lent))
+    assert lesson.batch.kind[count:].unique().tolist() == [CLEAN]
+    seen = mean_token(lesson.batch.pixels[count:])
+    torch.testing.assert_close(lesson.batch.score[count:], seen[:, 3])
+    assert lesson.target.shape == (len(lesson.batch.kind), len(VALUES))
 
-    judges = Judges(lambda pooled: pooled[:, 3], constant(0.0), constant(7.0))
-    lesson, _ = readout_stage._lesson(stored, judges, differences, recipe, VALUES)
-    tokens = lesson.pixels[-400:]
-    torch.testing.assert_close(lesson.score[-400:], mean_token(tokens)[:, 3])
-    far, near, not_at_all = (tokens[:, :, i] - tokens[:, :, 0] for i in (3, 5, 7))
-    assert far.mean(1).std() > 4 * near.mean(1).std() > 8 * not_at_all.mean(1).std()
-    still = tokens[:, 0] - tokens[:, 1]
-    assert still[:, 3].std() < 0.5 * far.mean(1).std()  # all places move alike
+
+def test_noise_takes_its_own_share_of_a_pictures_worth(taught) -> None:
+    graph, pool, told = taught
+    faulty = told.views.kind != UNKNOWN
+    seen = [mean_tokens(graph, images) for images in (pool.images, told.views.pixels[faulty])]
+    # A narrow kernel, so that what is said of noise is said of nothing else.
+    recipe = replace(TINY.readout, loss=0.0, margin=0.0, width=5.0, ridge=1e-3)
+    kind, severe = told.views.kind[faulty], told.views.severity[faulty] > 0.5
+    before, after = (
+        fit_judges(*seen, pool.score, told, replace(recipe, noise_loss=loss)).spoiled(seen[1])
+        for loss in (0.0, 1.0)
+    )
+    lost = before - after
+    assert float(lost[severe & (kind == NOISE)].mean()) > 10
+    assert float(lost[kind != NOISE].abs().mean()) < 2
+
+
+def test_scores_are_to_correlate_among_clean_pictures_alone(taught) -> None:
+    graph, pool, _ = taught
+    [batch] = readout_stage._store(graph, pool, 1, TINY.readout.batch)
+    clean = batch.kind == CLEAN
+    says = torch.rand(len(clean), generator=torch.Generator().manual_seed(0)) * 100
+    batch.score = torch.where(clean, says, 100 - says)
+
+    logits = -(VALUES - says[:, None]).square()
+    target = soft_target(batch.score, torch.zeros(len(clean)), VALUES)
+    losses = score_losses(logits, target, batch, VALUES)
+    assert abs(float(losses["correlation"])) < 1e-3
+    batch.kind = torch.full_like(batch.kind, CLEAN)
+    assert float(score_losses(logits, target, batch, VALUES)["correlation"]) > 0.1

@@ -105,7 +105,6 @@ def test_only_whole_clean_pictures_are_said_to_look_as_the_teacher_saw_them(seen
         images=images,
         score=torch.linspace(90, 10, count),
         opinion=torch.linspace(90, 10, count),
-        source=torch.zeros(count, dtype=torch.long),
         texture=torch.arange(count)[:, None].float(),
     )
     recipe = BatchRecipe(rated=16, unrated=0, worthless=2, groups=2, spoiled=0.5)

@@ -34,7 +34,7 @@ from .kept_stages import KeptStages
 from .metrics import agreement, srcc
 from .patch_filters import absolute_values, even_out, patch_filters, reference_levels
 from .readout_stage import ReadoutRecipe, train_readout
-from .score_batches import UNKNOWN, Pool
+from .score_batches import Pool
 from .taught_views import Taught, ViewRecipe, Views, draw_views
 from .text_stage import TextRecipe, train_text
 from .texture import Atoms, TextureRecipe, learn_atoms, look, out_of_fold, regression
@@ -214,7 +214,6 @@ def _wave_positions(side: int, width: int) -> Tensor:
 
 def load_pool(ratings: Sequence[Rating], rendered: int, device: torch.device) -> Pool:
     """Decode every picture once; rendered ones, worth nobody knows what, follow the rated ones."""
-    sources = {name: i for i, name in enumerate(sorted({_source(r) for r in ratings}))}
     images = torch.stack([_decode(rating.image) for rating in ratings])
     size = images.shape[-1]
     nothing = [float("nan")] * rendered
@@ -223,9 +222,6 @@ def load_pool(ratings: Sequence[Rating], rendered: int, device: torch.device) ->
         images=torch.cat([images, render(rendered, size)]).to(device),
         score=opinion.clone(),
         opinion=opinion,
-        source=torch.tensor(
-            [sources[_source(r)] for r in ratings] + [UNKNOWN] * rendered, device=device
-        ),
         texture=torch.empty(len(images) + rendered, 0, device=device),
     )
 
@@ -258,10 +254,6 @@ def teach(config: NanoConfig, pool: Pool, prompts: Sequence[str], stages: KeptSt
         torch.cat([said, words]).to(device),
         Views(views["pixels"], **known),  # gigabytes: they stay where they are
     )
-
-
-def _source(rating: Rating) -> str:
-    return f"{rating.generator}_{rating.variant}"
 
 
 def _decode(path: Path) -> Tensor:

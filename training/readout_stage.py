@@ -8,17 +8,17 @@ third says what spoiled views are worth, as a smooth function of what can be see
 rating would be noise, for its copy does not show it. And a fourth says how far off the first two
 will be, learnt from the teacher's errors on prompts that it had not seen: the spread to report.
 
-More is learnt from views that nobody rated, put together from two and moved at random in directions
-in which pictures differ: without these, what is learnt holds near two thousand pictures only. And a
-dark picture that is brightened until it clips looks better to what has been learnt by then, so some
-batches have the darkest of their pictures overexposed.
+What copies teach is not true of clean pictures that look like them, so a step sees the clean views
+of several batches and the copies of one. And a dark picture that is brightened until it clips looks
+better to what has been learnt by then, so some batches have the darkest of their pictures
+overexposed.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -32,17 +32,20 @@ from .half_products import fast_products
 from .kernel import KernelRegression
 from .score_batches import (
     CLEAN,
+    NOISE,
     UNKNOWN,
     WORTHLESS,
     Batch,
     BatchRecipe,
     Pool,
+    clean_views,
+    concatenate,
     draw_batch,
     margin_of,
     soft_target,
 )
 from .score_terms import highest, score_losses
-from .taught_views import Taught, rectangles
+from .taught_views import Taught
 from .vision import Normalise, image_tokens, mean_token, mean_tokens
 
 _log = logging.getLogger(__name__)
@@ -55,32 +58,31 @@ class ReadoutRecipe:
     """How many views are stored, and how they are learnt from."""
 
     batches: int = 300
-    """Of views, stored; each is a step's."""
-    steps: int = 1600
+    """Of views, stored."""
+    others: int = 2
+    """Batches whose clean views a step sees besides all of one."""
+    steps: int = 800
     learning_rate: float = 3e-3
     """Peak; a tenth of the steps warm-up, then a cosine to nothing."""
     matrix_rate: float = 0.02
     """The same of the matrices inside, see :class:`.descent.Descent`."""
     weight_decay: float = 0.1
-    ema: float = 0.995
+    ema: float = 0.99
     width: float = 0.6
     """Of the kernel of regressions on tokens, see :class:`.kernel.KernelRegression`."""
     ridge: float = 0.1
     doubt: float = 1.0
     """The ridge of the regression of how far off its judges are."""
-    loss: float = 1.0
+    loss: float = 0.5
     """Share of its worth that the severest fault takes; a lesser one takes less, by the square."""
-    composed: int = 128
-    """Views of a step put together from two others, and moved."""
-    moved: float = 0.4
-    """How far at most: by this many of the standard deviations in which pictures' means differ."""
+    noise_loss: float = 1.0
+    """The same of noise, under which no poor picture looks poor: all would rise to one worth."""
     margin: float = 0.6
     """By how much a spoiled copy should lie below its original, as a share of ``Batch.margin``."""
-    expectation: float = 10.0
+    expectation: float = 25.0
     correlation: float = 0.5
-    within: float = 0.25
-    rank: float = 2.0
-    mirror: float = 1.0
+    rank: float = 4.0
+    mirror: float = 0.5
     """Weights of the terms of :func:`.score_terms.score_losses`."""
     batch: BatchRecipe = field(
         default_factory=lambda: BatchRecipe(
@@ -106,10 +108,13 @@ def train_readout(
     faulty = torch.nonzero(taught.views.kind != UNKNOWN)[:, 0]
     spoiled = mean_tokens(graph, taught.views.pixels, faulty)
     judges = fit_judges(seen, spoiled, pool.score, taught, recipe)
-    rated = seen[: len(taught.opinion)]
-    differences = (rated - rated.mean(0)) / len(rated) ** 0.5
-    views = _store(graph, pool, recipe.batches, recipe.batch)
-    dark = _store(graph, pool, recipe.dark_batches, replace(recipe.batch, dark=True))
+    views, dark = (
+        [_judged(batch, judges, recipe, values) for batch in _store(graph, pool, count, what)]
+        for count, what in (
+            (recipe.batches, recipe.batch),
+            (recipe.dark_batches, replace(recipe.batch, dark=True)),
+        )
+    )
     graph.requires_grad_(False)
     parts = nn.ModuleList([graph.projector, graph.decoder, graph.lm_head]).requires_grad_(True)
     average = MovingAverage([*parts.parameters()], recipe.ema)
@@ -122,12 +127,11 @@ def train_readout(
     )
     means = RunningMeans()
     for step in range(recipe.steps):
-        store = dark if float(torch.rand(())) < recipe.dark_share else views
-        stored = store[int(torch.randint(len(store), ()))]
-        batch, target = _lesson(stored, judges, differences, recipe, values)
+        first = _one_of(dark if float(torch.rand(())) < recipe.dark_share else views)
+        lesson = _with_clean(first, [_one_of(views) for _ in range(recipe.others)])
         with fast_products(device):
-            logits = graph.read(graph.projector(batch.pixels))
-        losses = score_losses(logits, target, batch, values)
+            logits = graph.read(graph.projector(lesson.batch.pixels.float()))
+        losses = score_losses(logits, lesson.target, lesson.batch, values)
         descent.step(weigh(losses, recipe), course(step, recipe.steps))
         average.follow(step)
         means.follow(losses)
@@ -168,8 +172,10 @@ def fit_judges(
 
     rows = taught.views.kind != UNKNOWN
     original, severity = score[taught.views.original[rows]], taught.views.severity[rows]
+    noisy = taught.views.kind[rows] == NOISE
+    loss = torch.where(noisy, recipe.noise_loss, recipe.loss) * severity.square()
     worth = direct(spoiled).minimum(highest(original, recipe.margin * margin_of(severity)))
-    below = fit(spoiled, worth.minimum(original * (1 - recipe.loss * severity.square())))
+    below = fit(spoiled, worth.minimum(original * (1 - loss)))
     # The teacher had seen no picture of the prompt, so its errors are those of unseen pictures.
     rated = slice(len(taught.opinion))
     off = (taught.said[rated] - taught.opinion).abs()
@@ -199,36 +205,32 @@ def _store(graph: ScoringGraph, pool: Pool, count: int, recipe: BatchRecipe) -> 
     ]
 
 
-@torch.no_grad()
-def _lesson(
-    batch: Batch, judges: Judges, differences: Tensor, recipe: ReadoutRecipe, values: Tensor
-) -> tuple[Batch, Tensor]:
-    """A stored batch, each view worth what the judges say, and composed ones behind it.
+@dataclass(frozen=True)
+class _Lesson:
+    """Stored views, each worth what the judges say."""
 
-    Composed views are moved, all places alike, by random sums of the ``differences`` (N, width)
-    between pictures. Returns the batch and (B, K) distributions over the score tokens.
-    """
-    tokens = batch.pixels.float()
-    clean = torch.nonzero(batch.kind == CLEAN)[:, 0]
-    first, second = (clean[torch.randint(len(clean), (recipe.composed,))] for _ in range(2))
-    inside = rectangles(recipe.composed, math.isqrt(tokens.shape[1])).flatten(1).to(tokens.device)
-    composed = torch.where(inside[:, :, None], tokens[first], tokens[second])
-    far = recipe.moved * torch.rand(recipe.composed, 1)
-    noise = far * torch.randn(recipe.composed, len(differences))
-    composed += (noise.to(tokens.device) @ differences)[:, None]
-    pooled = mean_token(torch.cat([tokens, composed]))
-    score = torch.cat([batch.score, judges.clean(pooled[len(tokens) :])])
+    batch: Batch
+    target: Tensor
+    """(B, K) distributions over the score tokens, of means ``batch.score``."""
+
+
+def _judged(batch: Batch, judges: Judges, recipe: ReadoutRecipe, values: Tensor) -> _Lesson:
+    pooled = mean_token(batch.pixels)
+    clean = batch.kind == CLEAN
+    score, spread = batch.score.clone(), judges.spread(pooled)
     score[clean] = judges.clean(pooled[clean])
     score[batch.spoiled] = judges.spoiled(pooled[batch.spoiled])
-    spread = judges.spread(pooled)
-    spread[: len(tokens)][batch.kind == WORTHLESS] = 0  # no narrower than a soft target can be
-    unknown = torch.full_like(first, UNKNOWN)
-    lesson = replace(
-        batch,
-        pixels=torch.cat([tokens, composed]),
-        score=score,
-        source=torch.cat([batch.source, unknown]),
-        kind=torch.cat([batch.kind, unknown]),
-        margin=recipe.margin * batch.margin,
-    )
-    return lesson, soft_target(score, spread, values)
+    spread[batch.kind == WORTHLESS] = 0  # no narrower than a soft target can be
+    judged = replace(batch, score=score, margin=recipe.margin * batch.margin)
+    return _Lesson(judged, soft_target(score, spread, values))
+
+
+def _one_of(lessons: Sequence[_Lesson]) -> _Lesson:
+    return lessons[int(torch.randint(len(lessons), ()))]
+
+
+def _with_clean(lesson: _Lesson, others: Sequence[_Lesson]) -> _Lesson:
+    """``lesson``, and behind it the clean views of the ``others``."""
+    batches = [lesson.batch, *(clean_views(other.batch) for other in others)]
+    targets = [lesson.target, *(other.target[other.batch.kind == CLEAN] for other in others)]
+    return _Lesson(concatenate(batches), torch.cat(targets))

@@ -18,6 +18,8 @@ CLEAN, WORTHLESS = 0, 1 + len(augment.DISTORTIONS)
 KINDS = WORTHLESS + 1
 OVEREXPOSURE = list(augment.DISTORTIONS).index("overexposure")
 """Its position among the distortions."""
+NOISE = 1 + list(augment.DISTORTIONS).index("noise")
+"""Its class of ``Batch.kind``."""
 UNKNOWN = -1
 """A class label that no loss looks at."""
 
@@ -32,8 +34,6 @@ class Pool:
     """(N,) 0..100 to learn: what people said and a teacher; NaN until either did."""
     opinion: Tensor
     """(N,) 0..100, what people said; NaN for pictures nobody rated."""
-    source: Tensor
-    """(N,) which generator and variant made it; ``UNKNOWN`` for unrated pictures."""
     texture: Tensor
     """(N, F) what a teacher saw of each whole picture, or its mirror image; F is 0 without one."""
 
@@ -46,8 +46,6 @@ class Batch:
     """(B, 3, S, S) in 0..1."""
     score: Tensor
     """(B,) 0..100, NaN where nobody knows: of spoiled copies, too."""
-    source: Tensor
-    """(B,) class of the generator, ``UNKNOWN`` of what is spoiled or not generated."""
     kind: Tensor
     """(B,) class of the distortion."""
     texture: Tensor
@@ -121,7 +119,7 @@ def draw_batch(pool: Pool, recipe: BatchRecipe, size: int) -> Batch:
         parts.append(_group(pool, recipe, size, a, b, kinds[i]))
     if recipe.worthless:
         parts.append(_worthless(recipe.worthless, size, pool))
-    return _concatenate(parts)
+    return concatenate(parts)
 
 
 def _group(
@@ -142,7 +140,7 @@ def _group(
         augment.flip_some(spoiled)
     else:  # faults as fine as the model's own pixels, as a small picture would show them
         spoiled = augment.spoil(kind, clean[:pairs], severity)
-    score, source = pool.score[rows], pool.source[rows]
+    score = pool.score[rows]
     texture = pool.texture[rows] if whole else _unseen(pool, len(rows))
     index = torch.arange(pairs, device=clean.device)
     seen = torch.arange(pairs, min(pairs + round(len(rated) * recipe.mirrored), len(rows)))
@@ -152,7 +150,6 @@ def _group(
     return Batch(
         pixels=torch.cat([clean, spoiled, clean[seen].flip(-1)]),
         score=torch.cat([score, torch.full_like(severity, torch.nan), score[seen]]),
-        source=torch.cat([source, torch.full_like(source[:pairs], UNKNOWN), source[seen]]),
         kind=kinds,
         texture=torch.cat([texture, _unseen(pool, pairs), texture[seen]]),
         original=index,
@@ -216,12 +213,10 @@ def _worthless(count: int, size: int, pool: Pool) -> Batch:
     device = pool.images.device
     score = torch.zeros(count, device=device)
     none = torch.zeros(0, dtype=torch.long, device=device)
-    unknown = torch.full((count,), UNKNOWN, device=device)
     return Batch(
         pixels=augment.worthless(count, size, device),
         score=score,
-        source=unknown,
-        kind=torch.full_like(unknown, WORTHLESS),
+        kind=torch.full((count,), WORTHLESS, device=device),
         texture=_unseen(pool, count),
         original=none,
         spoiled=none,
@@ -231,7 +226,24 @@ def _worthless(count: int, size: int, pool: Pool) -> Batch:
     )
 
 
-def _concatenate(parts: list[Batch]) -> Batch:
+def clean_views(batch: Batch) -> Batch:
+    """Those alone, none of them with its copy or mirror image."""
+    rows, none = batch.kind == CLEAN, batch.original[:0]
+    return Batch(
+        pixels=batch.pixels[rows],
+        score=batch.score[rows],
+        kind=batch.kind[rows],
+        texture=batch.texture[rows],
+        original=none,
+        spoiled=none,
+        margin=batch.margin[:0],
+        seen=none,
+        mirrored=none,
+    )
+
+
+def concatenate(parts: list[Batch]) -> Batch:
+    """One batch of all their rows, one behind the other."""
     offset = 0
     for part in parts:
         for name in ("original", "spoiled", "seen", "mirrored"):

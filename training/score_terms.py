@@ -1,8 +1,8 @@
 """The terms by which scores are learnt (paper Sec. 4.3): Token As Score, and spoiled copies.
 
 Cross-entropy between the softmax over the score tokens and the distribution of human opinions; the
-expectation's squared error and correlation, overall and inside each generator; the same score for a
-mirrored picture; and a margin by which a picture must outrank its own spoiled copy.
+expectation's squared error, and its correlation among clean pictures; the same score for a mirrored
+picture; and a margin by which a picture must outrank its own spoiled copy.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .score_batches import UNKNOWN, Batch
+from .score_batches import CLEAN, UNKNOWN, Batch
 
 ROOM = 0.8
 """Share of a picture's score by which a margin may lie below it: a poor one has little room."""
@@ -31,13 +31,13 @@ def score_losses(logits: Tensor, target: Tensor, batch: Batch, values: Tensor) -
     """
     expected = expected_score(logits, values)
     cross_entropy = -(target * F.log_softmax(logits, dim=1)).sum(1)
+    clean = batch.kind == CLEAN
     original, spoiled = expected[batch.original], expected[batch.spoiled]
     margin = torch.minimum(batch.margin, ROOM * original.detach())
     return {
         "tokens": cross_entropy.mean(),
         "expectation": ((expected - batch.score) / 25).square().mean(),
-        "correlation": 1 - _correlation(expected, batch.score),
-        "within": _within(expected, batch),
+        "correlation": 1 - _correlation(expected[clean], batch.score[clean]),
         "mirror": ((expected[batch.seen] - expected[batch.mirrored]) / 5).square().mean()
         if len(batch.seen)
         else expected.new_zeros(()),
@@ -54,18 +54,6 @@ def highest(original: Tensor, margin: Tensor) -> Tensor:
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
     return F.cosine_similarity(a - a.mean(), b - b.mean(), dim=0, eps=1e-6)
-
-
-def _within(expected: Tensor, batch: Batch) -> Tensor:
-    """1 - correlation of what is left when each generator's mean is taken out."""
-    known = batch.source != UNKNOWN
-    if int(known.sum()) < 2:
-        return expected.new_zeros(())
-    member = F.one_hot(batch.source[known]).to(expected.dtype)  # (n, sources)
-    count = member.sum(0).clamp_min(1)
-    a, b = expected[known], batch.score[known]
-    a, b = (x - member @ ((member.T @ x) / count) for x in (a, b))
-    return 1 - F.cosine_similarity(a, b, dim=0, eps=1e-6)
 
 
 def class_loss(logits: Tensor, label: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ def _altered(pictures: Tensor, images: Tensor, recipe: ViewRecipe) -> Tensor:
         pictures = _closer(pictures, recipe.least_side)
     if together:
         others = images[torch.randint(len(images), (len(pictures),))].float() / 255
-        inside = rectangles(len(pictures), pictures.shape[-1])
+        inside = _rectangles(len(pictures), pictures.shape[-1])
         pictures = torch.where(inside[:, None], others, pictures)
     if recoloured or not (closer or together or faulty):
         pictures = _recoloured(pictures)
@@ -157,7 +157,7 @@ def _recoloured(pictures: Tensor) -> Tensor:
     return (grey + (pictures - grey) * saturation).clamp(0, 1)
 
 
-def rectangles(count: int, side: int) -> Tensor:
+def _rectangles(count: int, side: int) -> Tensor:
     """(count, side, side) bool: inside a rectangle of a tenth to most of a square."""
     places = torch.arange(side)
     lengths = (side * (0.3 + 0.6 * torch.rand(2, count, 1))).round().clamp_min(1)
