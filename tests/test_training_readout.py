@@ -120,7 +120,10 @@ def test_other_lessons_lend_their_clean_views_and_no_copies(taught) -> None:
         readout_stage._judged(batch, judges, TINY.readout, VALUES)
         for batch in readout_stage._store(graph, pool, 3, TINY.readout.batch)
     )
+    copies = [other.batch.spoiled.clone() for other in others]
     lesson = readout_stage._with_clean(own, others)
+    for other, rows in zip(others, copies, strict=True):
+        torch.testing.assert_close(other.batch.spoiled, rows)
     count = len(own.batch.kind)
     for name in ("original", "spoiled", "margin", "seen", "mirrored"):
         torch.testing.assert_close(getattr(lesson.batch, name), getattr(own.batch, name))

@@ -6,6 +6,7 @@ Pictures stay on the device as one uint8 tensor; cropping, spoiling and resizing
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -243,14 +244,12 @@ def clean_views(batch: Batch) -> Batch:
 
 
 def concatenate(parts: list[Batch]) -> Batch:
-    """One batch of all their rows, one behind the other."""
-    offset = 0
-    for part in parts:
-        for name in ("original", "spoiled", "seen", "mirrored"):
-            setattr(part, name, getattr(part, name) + offset)
-        offset += len(part.pixels)
-    names = Batch.__dataclass_fields__
-    return Batch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+    """One batch of all their rows, one behind the other; the parts stay as they are."""
+    first = [0, *accumulate(len(part.pixels) for part in parts)]
+    fields = {name: [getattr(part, name) for part in parts] for name in Batch.__dataclass_fields__}
+    for name in ("original", "spoiled", "seen", "mirrored"):
+        fields[name] = [rows + start for rows, start in zip(fields[name], first, strict=False)]
+    return Batch(**{name: torch.cat(values) for name, values in fields.items()})
 
 
 def _chunks(rows: Tensor, count: int) -> list[Tensor]:
