@@ -36,10 +36,16 @@ def taught(rated, tmp_path_factory) -> tuple[ScoringGraph, Pool, Taught]:
 
 
 @pytest.fixture(scope="module")
-def judges(taught) -> readout_stage.Judges:
+def seen(taught) -> list[torch.Tensor]:
+    """What that tower sees of the pictures, and of the spoiled ones among the views."""
     graph, pool, told = taught
     faulty = told.views.pixels[told.views.kind != UNKNOWN]
-    seen = [mean_tokens(graph, images) for images in (pool.images, faulty)]
+    return [mean_tokens(graph, images) for images in (pool.images, faulty)]
+
+
+@pytest.fixture(scope="module")
+def judges(taught, seen) -> readout_stage.Judges:
+    _, pool, told = taught
     return fit_judges(*seen, pool.score, told, TINY.readout)
 
 
@@ -50,21 +56,18 @@ def test_the_judge_tells_redness_of_pictures_it_has_not_seen(rated, taught, judg
     assert 0 <= float(says.min()) <= float(says.max()) <= 100
 
 
-def test_spoiled_pictures_are_judged_lower_the_severer_their_fault(taught, judges) -> None:
-    graph, _, told = taught
+def test_spoiled_pictures_are_judged_lower_the_severer_their_fault(taught, seen, judges) -> None:
+    _, _, told = taught
     spoiled = told.views.kind != UNKNOWN
-    seen = mean_tokens(graph, told.views.pixels[spoiled])
-    lost = judges.clean(seen) - judges.spoiled(seen)
+    lost = judges.clean(seen[1]) - judges.spoiled(seen[1])
     assert float(lost.min()) >= 0
     severe = margin_of(told.views.severity[spoiled]) > 10
     assert float(lost[severe].mean()) > 10
     assert float(lost[severe].mean()) > 1.3 * float(lost[~severe].mean())
 
 
-def test_the_spread_is_larger_where_the_teacher_was_wrong(taught) -> None:
-    graph, pool, told = taught
-    faulty = told.views.pixels[told.views.kind != UNKNOWN]
-    seen = [mean_tokens(graph, images) for images in (pool.images, faulty)]
+def test_the_spread_is_larger_where_the_teacher_was_wrong(taught, seen) -> None:
+    _, pool, told = taught
     light = pool.images.float().mean((1, 2, 3))
     wrong = 20.0 * (light > light.median())
     misled = replace(told, said=told.said + wrong)
@@ -136,20 +139,19 @@ def test_other_lessons_lend_their_clean_views_and_no_copies(taught) -> None:
     assert lesson.target.shape == (len(lesson.batch.kind), len(VALUES))
 
 
-def test_noise_takes_its_own_share_of_a_pictures_worth(taught) -> None:
-    graph, pool, told = taught
+def test_noise_takes_its_own_share_of_a_pictures_worth(taught, seen) -> None:
+    _, pool, told = taught
     faulty = told.views.kind != UNKNOWN
-    seen = [mean_tokens(graph, images) for images in (pool.images, told.views.pixels[faulty])]
     # A narrow kernel, so that what is said of noise is said of nothing else.
     recipe = replace(TINY.readout, loss=0.0, margin=0.0, width=5.0, ridge=1e-3)
-    kind, severe = told.views.kind[faulty], told.views.severity[faulty] > 0.5
+    noisy, severe = told.views.kind[faulty] == 1 + NOISE, told.views.severity[faulty] > 0.5
     before, after = (
         fit_judges(*seen, pool.score, told, replace(recipe, noise_loss=loss)).spoiled(seen[1])
         for loss in (0.0, 1.0)
     )
     lost = before - after
-    assert float(lost[severe & (kind == NOISE)].mean()) > 10
-    assert float(lost[kind != NOISE].abs().mean()) < 2
+    assert float(lost[severe & noisy].mean()) > 10
+    assert float(lost[~noisy].abs().mean()) < 2
 
 
 def test_scores_are_to_correlate_among_clean_pictures_alone(taught) -> None:

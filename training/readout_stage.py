@@ -108,13 +108,13 @@ def train_readout(
     faulty = torch.nonzero(taught.views.kind != UNKNOWN)[:, 0]
     spoiled = mean_tokens(graph, taught.views.pixels, faulty)
     judges = fit_judges(seen, spoiled, pool.score, taught, recipe)
-    views, dark = (
-        [_judged(batch, judges, recipe, values) for batch in _store(graph, pool, count, what)]
-        for count, what in (
-            (recipe.batches, recipe.batch),
-            (recipe.dark_batches, replace(recipe.batch, dark=True)),
-        )
-    )
+
+    def lessons(count: int, batch: BatchRecipe) -> list[_Lesson]:
+        stored = _store(graph, pool, count, batch)
+        return [_judged(views, judges, recipe, values) for views in stored]
+
+    views = lessons(recipe.batches, recipe.batch)
+    dark = lessons(recipe.dark_batches, replace(recipe.batch, dark=True))
     graph.requires_grad_(False)
     parts = nn.ModuleList([graph.projector, graph.decoder, graph.lm_head]).requires_grad_(True)
     average = MovingAverage([*parts.parameters()], recipe.ema)
@@ -172,7 +172,7 @@ def fit_judges(
 
     rows = taught.views.kind != UNKNOWN
     original, severity = score[taught.views.original[rows]], taught.views.severity[rows]
-    noisy = taught.views.kind[rows] == NOISE
+    noisy = taught.views.kind[rows] == 1 + NOISE
     loss = torch.where(noisy, recipe.noise_loss, recipe.loss) * severity.square()
     worth = direct(spoiled).minimum(highest(original, recipe.margin * margin_of(severity)))
     below = fit(spoiled, worth.minimum(original * (1 - loss)))

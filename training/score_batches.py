@@ -17,10 +17,8 @@ from . import augment
 CLEAN, WORTHLESS = 0, 1 + len(augment.DISTORTIONS)
 """Classes of ``Batch.kind``; the distortions lie between."""
 KINDS = WORTHLESS + 1
-OVEREXPOSURE = list(augment.DISTORTIONS).index("overexposure")
-"""Its position among the distortions."""
-NOISE = 1 + list(augment.DISTORTIONS).index("noise")
-"""Its class of ``Batch.kind``."""
+NOISE, OVEREXPOSURE = map(list(augment.DISTORTIONS).index, ("noise", "overexposure"))
+"""Their positions among the distortions; one more is the class of ``Batch.kind``."""
 UNKNOWN = -1
 """A class label that no loss looks at."""
 
