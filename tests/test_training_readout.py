@@ -9,10 +9,11 @@ from artimuse.artimuse_core.model import ScoringGraph
 from artimuse.artimuse_core.score_tokens import ORDERED_100
 from artimuse.training import metrics, nano, readout_stage
 from artimuse.training.datasets import agiqa3k
-from artimuse.training.readout_stage import Judges, fit_judges, train_readout
+from artimuse.training.readout_stage import Judges, fit_judges, several_views, train_readout
 from artimuse.training.score_batches import (
     CLEAN,
     NOISE,
+    OVEREXPOSURE,
     UNKNOWN,
     WORTHLESS,
     Pool,
@@ -21,7 +22,7 @@ from artimuse.training.score_batches import (
 )
 from artimuse.training.score_terms import score_losses
 from artimuse.training.taught_views import Taught
-from artimuse.training.vision import mean_token, mean_tokens, predict
+from artimuse.training.vision import mean_token, mean_tokens, predict, see
 
 from .tiny_nano import CPU, SIDE, TINY, VALUES, teach_redness
 
@@ -37,10 +38,10 @@ def taught(rated, tmp_path_factory) -> tuple[ScoringGraph, Pool, Taught]:
 
 @pytest.fixture(scope="module")
 def seen(taught) -> list[torch.Tensor]:
-    """What that tower sees of the pictures, and of the spoiled ones among the views."""
+    """What that tower sees of views of the pictures, and of the spoiled ones that nobody rated."""
     graph, pool, told = taught
     faulty = told.views.pixels[told.views.kind != UNKNOWN]
-    return [mean_tokens(graph, images) for images in (pool.images, faulty)]
+    return [several_views(graph, pool.images, 3, 2), mean_tokens(graph, faulty)]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_the_spread_is_larger_where_the_teacher_was_wrong(taught, seen) -> None:
     light = pool.images.float().mean((1, 2, 3))
     wrong = 20.0 * (light > light.median())
     misled = replace(told, said=told.said + wrong)
-    spread = fit_judges(*seen, pool.score, misled, TINY.readout).spread(seen[0])
+    spread = fit_judges(*seen, pool.score, misled, TINY.readout).spread(seen[0][0])
     assert float(spread[wrong > 0].mean()) > 1.5 * float(spread[wrong == 0].mean())
 
 
@@ -91,6 +92,17 @@ def test_the_readout_learns_what_the_judge_says_and_the_tower_stands(
     logits = predict(graph, nano.squashed([r.image for r in unseen], SIDE), CPU)
     scores = ORDERED_100.readout(logits.numpy()).score
     assert metrics.srcc(scores, [r.score for r in unseen]) > 0.5  # of 40
+
+
+def test_views_are_the_picture_its_mirror_image_and_moved_ones(taught) -> None:
+    graph, pool, _ = taught
+    plain, mirrored, moved, moved_mirrored = several_views(graph, pool.images[:9], 4, 3)
+    pixels = pool.images[:9].float() / 255
+    torch.testing.assert_close(plain, see(graph, pixels))
+    torch.testing.assert_close(mirrored, see(graph, pixels.flip(-1)))
+    for one, other in ((moved, plain), (moved_mirrored, mirrored)):
+        assert not torch.allclose(one, other)
+        assert torch.cdist(one, other).argmin(1).tolist() == list(range(9))
 
 
 def constant(points: float) -> readout_stage.Regression:
@@ -139,19 +151,44 @@ def test_other_lessons_lend_their_clean_views_and_no_copies(taught) -> None:
     assert lesson.target.shape == (len(lesson.batch.kind), len(VALUES))
 
 
-def test_noise_takes_its_own_share_of_a_pictures_worth(taught, seen) -> None:
+@pytest.mark.parametrize(
+    ("own", "fault"), [("noise_loss", NOISE), ("overexposure_loss", OVEREXPOSURE)]
+)
+def test_some_faults_take_their_own_share_of_a_pictures_worth(taught, seen, own, fault) -> None:
     _, pool, told = taught
     faulty = told.views.kind != UNKNOWN
-    # A narrow kernel, so that what is said of noise is said of nothing else.
-    recipe = replace(TINY.readout, loss=0.0, margin=0.0, width=5.0, ridge=1e-3)
-    noisy, severe = told.views.kind[faulty] == 1 + NOISE, told.views.severity[faulty] > 0.5
+    # A narrow kernel, so that what is said of one fault is said of nothing else.
+    nothing = {"loss": 0.0, "noise_loss": 0.0, "overexposure_loss": 0.0, "margin": 0.0}
+    recipe = replace(TINY.readout, **nothing, width=5.0, ridge=1e-3)
+    at_fault, severe = told.views.kind[faulty] == 1 + fault, told.views.severity[faulty] > 0.5
     before, after = (
-        fit_judges(*seen, pool.score, told, replace(recipe, noise_loss=loss)).spoiled(seen[1])
+        fit_judges(*seen, pool.score, told, replace(recipe, **{own: loss})).spoiled(seen[1])
         for loss in (0.0, 1.0)
     )
     lost = before - after
-    assert float(lost[severe & noisy].mean()) > 10
-    assert float(lost[~noisy].abs().mean()) < 2
+    assert float(lost[severe & at_fault].mean()) > 10
+    assert float(lost[~at_fault].abs().mean()) < 2
+
+
+def test_what_a_copy_lacks_of_its_margin_counts_as_a_share_of_its_original(taught) -> None:
+    graph, pool, _ = taught
+    [batch] = readout_stage._store(graph, pool, 1, TINY.readout.batch)
+    batch.margin = torch.full_like(batch.margin, 8)
+
+    def rank(original: int, copy: int) -> float:
+        says = torch.full([len(batch.kind)], float(original))
+        says[batch.spoiled] = copy
+        logits = -(VALUES - says[:, None]).square()
+        target = soft_target(says, torch.zeros(len(says)), VALUES)
+        return float(score_losses(logits, target, replace(batch, score=says), VALUES)["rank"])
+
+    assert rank(80, 72) == pytest.approx(0, abs=1e-3)
+    assert rank(80, 76) == pytest.approx(4 / 80, abs=1e-3)
+    assert rank(40, 36) == pytest.approx(4 / 40, abs=1e-3)
+    assert rank(20, 16) == pytest.approx(4 / 20, abs=1e-3)
+    assert rank(15, 11) == pytest.approx(4 / 20, abs=1e-3)
+    assert rank(5, 0) == pytest.approx(0, abs=1e-3)  # no room for more
+    assert rank(40, 44) == pytest.approx(12 / 40, abs=1e-3)
 
 
 def test_scores_are_to_correlate_among_clean_pictures_alone(taught) -> None:

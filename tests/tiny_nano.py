@@ -28,7 +28,11 @@ TINY = NanoConfig(
     texture=TextureRecipe(atoms=(8, 8, 8, 8), patches=2000),
     views=ViewRecipe(count=24, together=4),
     tower=TowerRecipe(
-        steps=3, hidden=8, components=3, batch=replace(TowerRecipe().batch, rated=12), views=4
+        steps=3,
+        hidden=8,
+        components=3,
+        batch=replace(TowerRecipe().batch, rated=12, spoiled=0.34),
+        views=4,
     ),
     readout=ReadoutRecipe(
         batches=2,

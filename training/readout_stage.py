@@ -3,7 +3,8 @@
 Once the tower stands, thousands of views pass through it once, spoiled ones too; projector and
 language model then learn from the stored tokens what judges say of them. A clean view is worth the
 mean of what two regressions on the mean of its tokens say, whose faults differ: one of the ratings,
-the other of what the texture teacher would see, which the teacher itself is then asked about. A
+the other of what the texture teacher would see, which the teacher itself is then asked about. They
+know each picture in several views, mirrored and moved: what differs among these is not quality. A
 third says what spoiled views are worth, as a smooth function of what can be seen: an original's own
 rating would be noise, for its copy does not show it. And a fourth says how far off the first two
 will be, learnt from the teacher's errors on prompts that it had not seen: the spread to report.
@@ -33,6 +34,7 @@ from .kernel import KernelRegression
 from .score_batches import (
     CLEAN,
     NOISE,
+    OVEREXPOSURE,
     UNKNOWN,
     WORTHLESS,
     Batch,
@@ -40,13 +42,14 @@ from .score_batches import (
     Pool,
     clean_views,
     concatenate,
+    cut_out,
     draw_batch,
     margin_of,
     soft_target,
 )
 from .score_terms import highest, score_losses
 from .taught_views import Taught
-from .vision import Normalise, image_tokens, mean_token, mean_tokens
+from .vision import Normalise, image_tokens, mean_token, mean_tokens, see
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +71,8 @@ class ReadoutRecipe:
     """The same of the matrices inside, see :class:`.descent.Descent`."""
     weight_decay: float = 0.1
     ema: float = 0.99
+    looks: int = 4
+    """Views of a picture that the regressions know."""
     width: float = 0.6
     """Of the kernel of regressions on tokens, see :class:`.kernel.KernelRegression`."""
     ridge: float = 0.1
@@ -77,12 +82,15 @@ class ReadoutRecipe:
     """Share of its worth that the severest fault takes; a lesser one takes less, by the square."""
     noise_loss: float = 1.0
     """The same of noise, under which no poor picture looks poor: all would rise to one worth."""
+    overexposure_loss: float = 0.7
+    """The same of overexposure, whose lesser degrees take their part in full, not by the square:
+    poor pictures are often dark, and look better when brightened by two stops."""
     margin: float = 0.6
     """By how much a spoiled copy should lie below its original, as a share of ``Batch.margin``."""
     expectation: float = 25.0
     correlation: float = 0.5
-    rank: float = 4.0
-    mirror: float = 0.5
+    rank: float = 16.0
+    mirror: float = 0.4
     """Weights of the terms of :func:`.score_terms.score_losses`."""
     batch: BatchRecipe = field(
         default_factory=lambda: BatchRecipe(
@@ -91,7 +99,7 @@ class ReadoutRecipe:
     )
     dark_batches: int = 100
     """Stored besides, in which the darkest pictures come overexposed."""
-    dark_share: float = 0.45
+    dark_share: float = 0.5
     """Of the steps that learn from these."""
     seed: int = 1
 
@@ -104,7 +112,7 @@ def train_readout(
     graph.to(device).eval()
     values = torch.tensor(ORDERED_100.values, device=device)
     torch.manual_seed(recipe.seed)
-    seen = mean_tokens(graph, pool.images)
+    seen = several_views(graph, pool.images, recipe.looks, recipe.batch.shift)
     faulty = torch.nonzero(taught.views.kind != UNKNOWN)[:, 0]
     spoiled = mean_tokens(graph, taught.views.pixels, faulty)
     judges = fit_judges(seen, spoiled, pool.score, taught, recipe)
@@ -156,35 +164,59 @@ class Judges:
 def fit_judges(
     seen: Tensor, spoiled: Tensor, score: Tensor, taught: Taught, recipe: ReadoutRecipe
 ) -> Judges:
-    """Learn what (N, width) ``seen`` and (P, width) ``spoiled`` are worth, as the tower sees them.
+    """Learn what (V, N, width) ``seen`` and (P, width) ``spoiled`` tokens are worth.
 
     Args:
-        seen: the pictures that the teacher looked at, rated ones first.
+        seen: views of the pictures that the teacher looked at, rated ones first.
         spoiled: the spoiled ones of the views that it was asked about.
         score: (N,) what those pictures are worth.
     """
     fit = partial(KernelRegression, width=recipe.width, ridge=recipe.ridge)
-    direct, told = fit(seen, score), fit(seen, taught.looks)
-    asks = taught.regression()
+    known = torch.cat([score[:, None], taught.looks], dim=1)
+    tells, asks = fit(seen.flatten(0, 1), known.repeat(len(seen), 1)), taught.regression()
 
     def clean(pooled: Tensor) -> Tensor:
-        return ((direct(pooled) + asks(told(pooled))) / 2).clamp(0, 100)
+        told = tells(pooled)
+        return ((told[:, 0] + asks(told[:, 1:])) / 2).clamp(0, 100)
 
     rows = taught.views.kind != UNKNOWN
     original, severity = score[taught.views.original[rows]], taught.views.severity[rows]
-    noisy = taught.views.kind[rows] == 1 + NOISE
-    loss = torch.where(noisy, recipe.noise_loss, recipe.loss) * severity.square()
-    worth = direct(spoiled).minimum(highest(original, recipe.margin * margin_of(severity)))
+    loss = _share_lost(taught.views.kind[rows], severity, recipe)
+    worth = tells(spoiled)[:, 0].minimum(highest(original, recipe.margin * margin_of(severity)))
     below = fit(spoiled, worth.minimum(original * (1 - loss)))
     # The teacher had seen no picture of the prompt, so its errors are those of unseen pictures.
     rated = slice(len(taught.opinion))
     off = (taught.said[rated] - taught.opinion).abs()
-    error = fit(seen[rated], off, ridge=recipe.doubt)
+    error = fit(seen.mean(0)[rated], off, ridge=recipe.doubt)
     return Judges(
         clean,
         lambda pooled: clean(pooled).minimum(below(pooled).clamp_min(0)),
         lambda pooled: error(pooled) * math.sqrt(math.pi / 2),
     )
+
+
+def _share_lost(kind: Tensor, severity: Tensor, recipe: ReadoutRecipe) -> Tensor:
+    """(P,) kinds of faults and how severe they are → shares of a picture's worth that they take."""
+    lost = torch.where(kind == 1 + NOISE, recipe.noise_loss, recipe.loss) * severity.square()
+    return torch.where(kind == 1 + OVEREXPOSURE, recipe.overexposure_loss * severity, lost)
+
+
+@torch.no_grad()
+def several_views(
+    graph: ScoringGraph, images: Tensor, count: int, shift: int, batch: int = 32
+) -> Tensor:
+    """(N, 3, H, W) uint8 → (count, N, width) means of what the tower sees of each picture.
+
+    Every other view is mirrored; from the third on they are moved by up to ``shift`` pixels.
+    """
+    views = []
+    for view in range(count):
+        seen = []
+        for rows in torch.arange(len(images)).split(batch):
+            pixels = cut_out(images, rows, images.shape[-2:], slack=shift if view > 1 else 0)
+            seen.append(see(graph, pixels.flip(-1) if view % 2 else pixels))
+        views.append(torch.cat(seen))
+    return torch.stack(views)
 
 
 @torch.no_grad()

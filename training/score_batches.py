@@ -167,12 +167,21 @@ def _unseen(pool: Pool, count: int) -> Tensor:
 def _crop(images: Tensor, rows: Tensor, recipe: BatchRecipe, size: int) -> tuple[Tensor, bool]:
     """Crops of one common size at random places → (b, 3, h, w) float in 0..1; are they whole?
 
-    Whole ones are moved by ``recipe.shift``, mirrored at the edge, so that patches begin anywhere.
+    Whole ones are moved by ``recipe.shift``, so that patches begin anywhere.
     """
     height, width = images.shape[-2:]
-    h, w = _crop_sides(height, width, recipe.min_crop, size)
-    whole = (h, w) == (height, width)
-    slack = recipe.shift if whole else 0
+    sides = _crop_sides(height, width, recipe.min_crop, size)
+    whole = sides == (height, width)
+    return cut_out(images, rows, sides, slack=recipe.shift if whole else 0), whole
+
+
+def cut_out(images: Tensor, rows: Tensor, sides: tuple[int, int], *, slack: int = 0) -> Tensor:
+    """Parts of ``sides`` from random places of (N, 3, H, W) uint8 → (b, 3, h, w) float in 0..1.
+
+    Args:
+        slack: pixels by which a part may reach over the edge, where the picture goes on mirrored.
+    """
+    (height, width), (h, w) = images.shape[-2:], sides
     tops = torch.randint(-slack, height - h + slack + 1, (len(rows),))
     lefts = torch.randint(-slack, width - w + slack + 1, (len(rows),))
     crops = torch.empty(len(rows), 3, h, w, device=images.device)
@@ -184,7 +193,7 @@ def _crop(images: Tensor, rows: Tensor, recipe: BatchRecipe, size: int) -> tuple
             picture = F.pad(picture.float(), (slack,) * 4, mode="reflect")
         y, x = top + slack, left + slack
         crop.copy_(picture[0, :, y : y + h, x : x + w])
-    return crops.div_(255), whole
+    return crops.div_(255)
 
 
 def _crop_sides(height: int, width: int, min_crop: float, size: int) -> tuple[int, int]:

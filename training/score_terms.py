@@ -2,7 +2,8 @@
 
 Cross-entropy between the softmax over the score tokens and the distribution of human opinions; the
 expectation's squared error, and its correlation among clean pictures; the same score for a mirrored
-picture; and a margin by which a picture must outrank its own spoiled copy.
+picture; and a margin by which a picture must outrank its own spoiled copy. What a copy lacks of it
+counts as a share of the picture's score: copies of poor pictures are the ones that rise.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from .score_batches import CLEAN, UNKNOWN, Batch
 
 ROOM = 0.8
 """Share of a picture's score by which a margin may lie below it: a poor one has little room."""
+POOR = 20.0
+"""Least score, points, by which it is measured what a copy lacks of its margin."""
 
 
 def expected_score(logits: Tensor, values: Tensor) -> Tensor:
@@ -34,6 +37,7 @@ def score_losses(logits: Tensor, target: Tensor, batch: Batch, values: Tensor) -
     clean = batch.kind == CLEAN
     original, spoiled = expected[batch.original], expected[batch.spoiled]
     margin = torch.minimum(batch.margin, ROOM * original.detach())
+    lacking = F.relu(margin - (original - spoiled)) / original.detach().clamp_min(POOR)
     return {
         "tokens": cross_entropy.mean(),
         "expectation": ((expected - batch.score) / 25).square().mean(),
@@ -41,9 +45,7 @@ def score_losses(logits: Tensor, target: Tensor, batch: Batch, values: Tensor) -
         "mirror": ((expected[batch.seen] - expected[batch.mirrored]) / 5).square().mean()
         if len(batch.seen)
         else expected.new_zeros(()),
-        "rank": F.relu(margin - (original - spoiled)).mean() / 10
-        if len(margin)
-        else expected.new_zeros(()),
+        "rank": lacking.mean() if len(margin) else expected.new_zeros(()),
     }
 
 

@@ -24,7 +24,7 @@ from ..artimuse_core.model import ScoringGraph
 from . import augment
 from .descent import Descent, MovingAverage, RunningMeans, course, inner_matrices, weigh
 from .half_products import fast_products
-from .score_batches import KINDS, UNKNOWN, BatchRecipe, Pool, draw_batch, margin_of
+from .score_batches import KINDS, UNKNOWN, BatchRecipe, Pool, cut_out, draw_batch, margin_of
 from .score_terms import class_loss, highest, known_error
 from .taught_views import Taught
 from .texture import PrincipalComponents
@@ -40,7 +40,7 @@ _MIDDLE, _POINTS = 50.0, 25.0
 class TowerRecipe:
     """How long and how fast to learn, and from what."""
 
-    steps: int = 4500
+    steps: int = 6000
     learning_rate: float = 1e-3
     """Peak; a tenth of the steps warm-up, then a cosine to nothing."""
     matrix_rate: float = 0.007
@@ -49,7 +49,7 @@ class TowerRecipe:
     ema: float = 0.98
     hidden: int = 512
     """Units of the head between its two layers."""
-    components: int = 40
+    components: int = 64
     """Principal components of what the teacher saw; their errors count by the components' own
     spreads: the first differ most from picture to picture, and tell most of quality."""
     score: float = 2.0
@@ -60,13 +60,13 @@ class TowerRecipe:
     """By how much a spoiled copy should lie below its original, as a share of ``Batch.margin``."""
     batch: BatchRecipe = field(
         default_factory=lambda: BatchRecipe(
-            rated=8, spoiled=0.34, mirrored=0, unrated=2, worthless=1, groups=3, min_crop=1,
+            rated=3, spoiled=0, mirrored=0, unrated=2, worthless=1, groups=3, min_crop=1,
             jitter=0,
         )
     )  # fmt: skip
     """Whole pictures, as the teacher saw them."""
-    views: int = 22
-    """Of a step."""
+    views: int = 30
+    """Of a step, moved as ``batch`` moves pictures."""
     seed: int = 2
 
 
@@ -123,13 +123,14 @@ class _Lessons:
     def draw(self) -> _Lesson:
         batch = draw_batch(self.pool, self.recipe.batch, self.size)
         rows = torch.randint(len(self.views.kind), (self.recipe.views,))
-        pixels = self.views.pixels[rows].to(batch.pixels.device).float() / 255
+        stored = self.views.pixels
+        pixels = cut_out(stored, rows, stored.shape[-2:], slack=self.recipe.batch.shift)
         augment.flip_some(pixels)
         ceiling = torch.full_like(batch.score, torch.inf)
         margin = self.recipe.margin * batch.margin
         ceiling[batch.spoiled] = highest(batch.score[batch.original], margin)
         parts = [
-            (batch.pixels, augment.resize(pixels, self.size)),
+            (batch.pixels, augment.resize(pixels.to(batch.pixels.device), self.size)),
             (batch.texture, self.texture[rows]),
             (batch.score, self.score[rows]),
             (ceiling, self.ceiling[rows]),

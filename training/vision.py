@@ -47,14 +47,20 @@ def mean_tokens(
     Args:
         rows: (R,) of ``images``, to look at these alone: a copy of them could fill the memory.
     """
-    device = graph.projector.layer_norm.weight.device
-    normalise, seen = Normalise().to(device), []
     rows = torch.arange(len(images)) if rows is None else rows
+    seen = []
     for some in rows.to(images.device).split(batch):
-        pixels = normalise(resize(images[some].to(device).float() / 255, graph.input_size))
-        sides = [mean_token(image_tokens(graph, side)) for side in (pixels, pixels.flip(-1))]
-        seen.append((sides[0] + sides[1]) / 2)
+        pixels = images[some].float() / 255
+        seen.append((see(graph, pixels) + see(graph, pixels.flip(-1))) / 2)
     return torch.cat(seen)
+
+
+@torch.no_grad()
+def see(graph: ScoringGraph, pixels: Tensor) -> Tensor:
+    """(B, 3, H, W) in 0..1, of any size → (B, width): the mean of what the tower sees of each."""
+    device = graph.projector.layer_norm.weight.device
+    pixel_values = Normalise().to(device)(resize(pixels.to(device), graph.input_size))
+    return mean_token(image_tokens(graph, pixel_values))
 
 
 @torch.no_grad()
