@@ -44,16 +44,17 @@ def main() -> None:
         strides=tuple(options.strides),
         floor=options.floor or None,
     )
-    pool = nano.load_pool([*learnt, *held], 0, torch.device("cpu"))
+    everyone = [*learnt, *held]
+    pool = nano.load_pool(everyone, 0, torch.device("cpu"))
     known = len(learnt)
     features = texture.look(pool.images, texture.learn_atoms(pool.images[:known], recipe))
     said = texture.regression(features[:known], pool.score[:known], recipe)(features[known:])
     print(f"{machine.describe()}\n\nThe test part:\n")
     report(said, held)
-    prompts = [rating.prompt for rating in [*learnt, *held]]
+    prompts = [rating.prompt for rating in everyone]
     turns = replace(recipe, folds=5, rounds=1)
     print("\nEvery prompt in turn:\n")
-    report(texture.out_of_fold(features, pool.score, prompts, turns), [*learnt, *held])
+    report(texture.out_of_fold(features, pool.score, prompts, turns), everyone)
 
 
 def report(said: torch.Tensor, ratings: list[agiqa3k.Rating]) -> None:

@@ -383,7 +383,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--resume", action="store_true", help="read stages that are finished, in OUTPUT/stages"
     )
     parser.add_argument("--steps", type=int, help="of each stage, for a trial")
-    parser.add_argument("--split-seed", type=int, default=0, help="hold other prompts out")
+    parser.add_argument(
+        "--split-seed", type=int, default=NanoConfig.split_seed, help="hold other prompts out"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = NanoConfig(split_seed=options.split_seed)
