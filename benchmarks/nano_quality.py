@@ -4,7 +4,8 @@ All on prompts it was never trained on, through the shipped bundle and the decod
 
     python benchmarks/nano_quality.py --data AGIQA-3K-FOLDER [--model DIR] [--against DIR]
 
---model takes another bundle or checkpoint, --against one that it is compared with, in pairs.
+--model takes another bundle or checkpoint, --against one that it is compared with, in pairs;
+--side enlarges the pictures before they are spoiled, for faults as large pictures have them.
 """
 
 from __future__ import annotations
@@ -81,11 +82,12 @@ def print_agreement(figures: Agreement) -> None:
 
 
 def print_difference(
-    predicted: np.ndarray, against: np.ndarray, human: np.ndarray, prompts: list[str],
-    generators: list[str],
-) -> None:  # fmt: skip
+    predicted: np.ndarray, against: np.ndarray, ratings: list[agiqa3k.Rating]
+) -> None:
     """By how much the first agrees better with people; both are drawn together."""
-    names = np.array(generators)
+    names = np.array([rating.generator for rating in ratings])
+    human = np.array([rating.score for rating in ratings])
+    prompts = [rating.prompt for rating in ratings]
 
     def inside(scores: np.ndarray, people: np.ndarray, rows: np.ndarray) -> float:
         return within(scores, people, names[rows])
@@ -112,6 +114,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="AGIQA-3K: labels.csv, images/")
     parser.add_argument("--model", default=NANO, help="a bundle or checkpoint; nano by default")
     parser.add_argument("--against", help="another, to be compared with in pairs")
+    parser.add_argument("--side", type=int, help="of the pictures that are spoiled, pixels")
     options = parser.parse_args()
     ratings = agiqa3k.load(options.data)
     held_out = agiqa3k.split(ratings)["test"]
@@ -123,16 +126,15 @@ def main() -> None:
     predicted = np.array([result.score for result in results])
     spread = np.array([result.std for result in results])
     human = np.array([rating.score for rating in held_out])
-    prompts = [rating.prompt for rating in held_out]
-    generators = [rating.generator for rating in held_out]
-    figures = agreement(predicted, human, prompts, generators)
-    print(f"{figures.n} images of {len(set(prompts))} prompts never trained on:\n")
+    figures = agreement(predicted, held_out)
+    prompts = {rating.prompt for rating in held_out}
+    print(f"{figures.n} images of {len(prompts)} prompts never trained on:\n")
     print_agreement(figures)
     print(f"| mean error, points | {np.abs(predicted - human).mean():.1f} | |")
 
     if options.against:
         other = np.array([r.score for r in Scorer.load(options.against, "cpu").score(files)])
-        print_difference(predicted, other, human, prompts, generators)
+        print_difference(predicted, other, held_out)
 
     print("\n| reported spread, quarter | spread | mean error, points |")
     print("|---|---|---|")
@@ -141,11 +143,16 @@ def main() -> None:
         print(f"| {spread[part].min():.1f} to {spread[part].max():.1f} "
               f"| {spread[part].mean():.1f} | {error:.1f} |")  # fmt: skip
 
+    def enlarged(image: Image.Image) -> Image.Image:
+        side = options.side
+        return image.resize((side, side), Image.Resampling.LANCZOS) if side else image
+
     print("\n| spoiled by | scored lower than the original | mean drop, points |")
     print("|---|---|---|")
     random = np.random.default_rng(0)
+    clean = changed(scorer, files, enlarged) if options.side else predicted
     for name, fault in FAULTS.items():
-        drop = predicted - changed(scorer, files, lambda image, f=fault: f(image, random))
+        drop = clean - changed(scorer, files, lambda image, f=fault: f(enlarged(image), random))
         print(f"| {name} | {np.mean(drop > 0):.1%} | {drop.mean():.1f} |")
     mirrored = changed(scorer, files, lambda i: i.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
     print(f"\nmirrored left to right: {np.abs(mirrored - predicted).mean():.2f} points on average")

@@ -14,7 +14,6 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from nano_quality import print_agreement
 
@@ -48,22 +47,18 @@ def main() -> None:
     pool = nano.load_pool(everyone, 0, torch.device("cpu"))
     known = len(learnt)
     features = texture.look(pool.images, texture.learn_atoms(pool.images[:known], recipe))
-    said = texture.regression(features[:known], pool.score[:known], recipe)(features[known:])
+    labels = nano.labels_of(everyone)
+    learns = labels.of(torch.arange(len(everyone)) < known)
+    said = texture.regression(features[:known], learns, recipe)(features[known:])
     print(f"{machine.describe()}\n\nThe test part:\n")
     report(said, held)
-    prompts = [rating.prompt for rating in everyone]
     turns = replace(recipe, folds=5, rounds=1)
     print("\nEvery prompt in turn:\n")
-    report(texture.out_of_fold(features, pool.score, prompts, turns), everyone)
+    report(texture.out_of_fold(features, labels, turns), everyone)
 
 
 def report(said: torch.Tensor, ratings: list[agiqa3k.Rating]) -> None:
-    figures = agreement(
-        said.numpy(),
-        np.array([rating.score for rating in ratings]),
-        [rating.prompt for rating in ratings],
-        [rating.generator for rating in ratings],
-    )
+    figures = agreement(said.numpy(), ratings)
     print(f"{figures.n} images of prompts it had not seen\n")
     print_agreement(figures)
 

@@ -1,5 +1,6 @@
 """The texture teacher: what it sees, and that it never tells a picture's own rating."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 
 from artimuse.training import augment, metrics
 from artimuse.training.datasets.rendered import render
-from artimuse.training.kernel import KernelRegression, Standard
+from artimuse.training.kernel import GroupRegression, KernelRegression, Standard
 from artimuse.training.score_batches import BatchRecipe, Pool, draw_batch
 from artimuse.training.texture import (
+    Labels,
     PrincipalComponents,
     TextureRecipe,
     learn_atoms,
@@ -18,6 +20,12 @@ from artimuse.training.texture import (
 )
 
 SMALL = TextureRecipe(atoms=(8, 8, 8, 8), patches=2000, folds=4, rounds=2)
+
+
+def labelled(prompts: list[str]) -> Labels:
+    """The more blurred, the worse; the sharper half are of one group, the others of another."""
+    count = len(prompts)
+    return Labels(torch.linspace(90, 10, count), prompts, (torch.arange(count) >= count / 2).long())
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +59,22 @@ def test_a_floor_makes_logarithms_of_the_averages() -> None:
 
 def test_it_tells_blur_of_prompts_it_has_not_seen(seen) -> None:
     _, features = seen
-    score = torch.linspace(90, 10, 96)
-    prompts = [f"prompt {i % 24}" for i in range(96)]
-    said = out_of_fold(features, score, prompts, SMALL)
-    assert metrics.srcc(said, score) > 0.6
+    labels = labelled([f"prompt {i % 24}" for i in range(96)])
+    said = out_of_fold(features, labels, SMALL)
+    assert metrics.srcc(said, labels.score) > 0.6
 
 
 def test_what_it_says_of_a_prompt_does_not_depend_on_that_prompts_ratings(seen) -> None:
     _, features = seen
-    score = torch.linspace(90, 10, 96)
-    prompts = [f"prompt {i % 12}" for i in range(96)]
-    mine = torch.tensor([prompt == "prompt 3" for prompt in prompts])
-    before = out_of_fold(features, score, prompts, SMALL)
-    after = out_of_fold(features, score + 40 * mine, prompts, SMALL)
+    labels = labelled([f"prompt {i % 12}" for i in range(96)])
+    mine = torch.tensor([prompt == "prompt 3" for prompt in labels.prompts])
+    before = out_of_fold(features, labels, SMALL)
+    changed = replace(
+        labels,
+        score=labels.score + 40 * mine,
+        groups=labels.groups.where(~mine, 1 - labels.groups),
+    )
+    after = out_of_fold(features, changed, SMALL)
     torch.testing.assert_close(after[mine], before[mine])
     assert float((after - before)[~mine].abs().max()) > 1
 
@@ -76,6 +87,32 @@ def test_kernel_regression_finds_a_smooth_function_again() -> None:
     assert metrics.plcc(told, score[250:]) > 0.97
     flat = KernelRegression(features[:250], score[:250], width=0.3, ridge=1e9)(features[250:])
     torch.testing.assert_close(flat, score[:250].mean().expand(50), atol=1e-3, rtol=0)
+
+
+def test_what_a_group_is_worth_is_known_of_a_picture_whose_group_can_be_told() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(400, 40)
+    side = features[:, :8].mean(1) > 0
+    score = 50 + 20.0 * side + features[:, 30]
+    known, asked = slice(0, 300), slice(300, 400)
+    terms = {"width": 0.1, "ridge": 0.02}
+    plain = KernelRegression(features[known], score[known], **terms)
+    informed = GroupRegression(
+        features[known],
+        score[known],
+        side[known].long(),
+        torch.arange(300) % 5,
+        **terms,
+        group_width=0.3,
+        group_ridge=0.005,
+    )
+    told = informed.tells(features[asked])
+    assert float(((told[:, 1] > told[:, 0]) == side[asked]).float().mean()) > 0.8
+
+    def error(says: Callable[[torch.Tensor], torch.Tensor]) -> float:
+        return float((says(features[asked]) - score[asked]).square().mean())
+
+    assert error(informed) < 0.95 * error(plain)
 
 
 def test_components_are_uncorrelated_and_the_largest_come_first(seen) -> None:

@@ -72,13 +72,13 @@ def test_the_teacher_says_what_drawn_pictures_are_worth_and_looks_at_views_of_th
     ratings = agiqa3k.load(rated)[:60]
     pool = nano.load_pool(ratings, 20, CPU)
     config = replace(TINY, rendered=20, views=replace(TINY.views, count=60))
-    prompts = [rating.prompt for rating in ratings]
-    taught = nano.teach(config, pool, prompts, KeptStages(tmp_path, resume=False))
+    labels = nano.labels_of(ratings)
+    taught = nano.teach(config, pool, labels, KeptStages(tmp_path, resume=False))
     assert len(taught.looks) == len(taught.said) == 80
     torch.testing.assert_close(taught.opinion, pool.opinion[:60])
-    torch.testing.assert_close(
-        taught.said[60:], taught.regression()(taught.looks[60:]).clamp(0, 100)
-    )
+    torch.testing.assert_close(taught.said[60:], taught.says(taught.looks[60:]).clamp(0, 100))
+    told = taught.tells(taught.looks)
+    assert told.shape == (80, len({(r.generator, r.variant) for r in ratings}))
     in_view = taught.views.original
     assert 0 < int((in_view >= 60).sum()) < int((in_view < 60).sum())
 

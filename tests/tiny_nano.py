@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from artimuse.artimuse_core.score_tokens import ORDERED_100
+from artimuse.training.kernel import KernelRegression
 from artimuse.training.nano import NanoConfig, NanoShape
 from artimuse.training.readout_stage import ReadoutRecipe
 from artimuse.training.score_batches import BatchRecipe, Pool
@@ -54,11 +55,17 @@ def redness(images: torch.Tensor) -> torch.Tensor:
 def teach_redness(pool: Pool, views: int) -> Taught:
     """That teacher, who looked at ``pool`` and at views of it, and whose word it learns.
 
-    What people said is what it says, and of drawn pictures it says 50.
+    What people said is what it says, and of drawn pictures it says 50. It tells no groups.
     """
     rated = ~pool.opinion.isnan()
     pool.score = torch.where(rated, pool.opinion, 50.0)
     drawn = draw_views(pool.images, redness, replace(TINY.views, count=views))
+    looks, opinion = redness(pool.images), pool.opinion[rated]
     return Taught(
-        TINY.texture, redness(pool.images), pool.opinion[rated], pool.score.clone(), drawn
+        looks,
+        opinion,
+        pool.score.clone(),
+        says=KernelRegression(looks[: len(opinion)], opinion, width=0.1, ridge=0.005),
+        tells=lambda looks: looks[:, :0],
+        views=drawn,
     )

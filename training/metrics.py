@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special, stats
 
+from .datasets.agiqa3k import Rating
+
 Array = npt.NDArray[np.float64]
 Metric = Callable[..., float]
 
@@ -134,15 +136,13 @@ class Agreement:
         return asdict(self)
 
 
-def agreement(
-    predicted: npt.ArrayLike,
-    human: npt.ArrayLike,
-    prompts: Sequence[str],
-    generators: Sequence[str],
-) -> Agreement:
-    """Every figure of the model card's quality table, from aligned sequences."""
+def agreement(predicted: npt.ArrayLike, ratings: Sequence[Rating]) -> Agreement:
+    """Every figure of the model card's quality table: (n,) scores and who rated those pictures."""
+    human = np.array([rating.score for rating in ratings])
+    prompts = [rating.prompt for rating in ratings]
+    generators = [rating.generator for rating in ratings]
     return Agreement(
-        n=len(prompts),
+        n=len(ratings),
         srcc=srcc(predicted, human),
         srcc_interval=bootstrap_interval(srcc, predicted, human, prompts),
         plcc=plcc(predicted, human),

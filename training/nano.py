@@ -37,7 +37,7 @@ from .readout_stage import ReadoutRecipe, train_readout
 from .score_batches import Pool
 from .taught_views import Taught, ViewRecipe, Views, draw_views
 from .text_stage import TextRecipe, train_text
-from .texture import Atoms, TextureRecipe, learn_atoms, look, out_of_fold, regression
+from .texture import Atoms, Labels, TextureRecipe, learn_atoms, look, out_of_fold, regression
 from .tokenizer import build_tokenizer, corpus, save_tokenizer
 from .tower_stage import TowerRecipe, train_tower
 from .vision import Normalise, predict
@@ -226,32 +226,44 @@ def load_pool(ratings: Sequence[Rating], rendered: int, device: torch.device) ->
     )
 
 
-def teach(config: NanoConfig, pool: Pool, prompts: Sequence[str], stages: KeptStages) -> Taught:
-    """Let the teacher look at the pictures of ``pool``, as many of them rated as ``prompts``, and
-    at views of them."""
-    images, device = pool.images.cpu(), pool.images.device
+def labels_of(ratings: Sequence[Rating]) -> Labels:
+    """What the teacher knows of them: a group is a generator, driven in one way."""
+    groups = [f"{rating.generator} {rating.variant}" for rating in ratings]
+    numbers = {group: number for number, group in enumerate(sorted(set(groups)))}
+    return Labels(
+        torch.tensor([rating.score for rating in ratings]),
+        [rating.prompt for rating in ratings],
+        torch.tensor([numbers[group] for group in groups]),
+    )
+
+
+def teach(config: NanoConfig, pool: Pool, labels: Labels, stages: KeptStages) -> Taught:
+    """Let the teacher look at the pictures of ``pool``, the first of them rated as ``labels`` say,
+    and at views of them."""
+    images, device, count = pool.images.cpu(), pool.images.device, len(labels.score)
     decides = config.texture, config.rendered, config.split_seed, config.held_out
 
     @cache  # learnt where something is left to look at
     def dictionary() -> list[Atoms]:
-        return learn_atoms(images[: len(prompts)], config.texture)
+        return learn_atoms(images[:count], config.texture)
 
     def sees(pictures: Tensor) -> Tensor:
         return look(pictures, dictionary())
 
     looks: Tensor = stages("looks", decides, lambda: sees(images))
-    rated, drawn = looks.split([len(prompts), config.rendered])
-    opinion = pool.opinion[: len(prompts)].cpu()
-    said = out_of_fold(rated, opinion, prompts, config.texture)
-    _log.info("texture teacher: SRCC %.3f", srcc(said, opinion))
-    words = regression(rated, opinion, config.texture)(drawn).clamp(0, 100)
+    rated, drawn = looks.split([count, config.rendered])
+    said = out_of_fold(rated, labels, config.texture)
+    _log.info("texture teacher: SRCC %.3f", srcc(said, labels.score))
+    learnt = regression(rated.to(device), labels.to(device), config.texture)
+    words = learnt(drawn.to(device)).clamp(0, 100)
     views = stages("views", config.views, lambda: vars(draw_views(images, sees, config.views)))
     known = {name: kept.to(device) for name, kept in views.items() if name != "pixels"}
     return Taught(
-        config.texture,
         looks.to(device),
-        opinion.to(device),
-        torch.cat([said, words]).to(device),
+        labels.score.to(device),
+        torch.cat([said.to(device), words]),
+        learnt,
+        learnt.tells,
         Views(views["pixels"], **known),  # gigabytes: they stay where they are
     )
 
@@ -296,10 +308,8 @@ def evaluate(directory: Path, ratings: Sequence[Rating], device: torch.device) -
     graph = build_graph(directory)[0].freeze().to(device)
     logits = predict(graph, squashed([r.image for r in ratings], graph.input_size), device)
     readout = ORDERED_100.readout(logits.numpy())
+    figures = agreement(readout.score, ratings).as_dict()
     human = np.array([r.score for r in ratings])
-    figures = agreement(
-        readout.score, human, [r.prompt for r in ratings], [r.generator for r in ratings]
-    ).as_dict()
     error, larger = np.abs(readout.score - human), readout.std > np.median(readout.std)
     figures["mean_error_smaller_std"] = float(error[~larger].mean())
     figures["mean_error_larger_std"] = float(error[larger].mean())
@@ -314,7 +324,7 @@ def train(
     trained = [r for part, rs in parts.items() if part not in config.held_out for r in rs]
     pool = load_pool(trained, config.rendered, device)
     stages = KeptStages(output / "stages", resume=resume)
-    taught = teach(config, pool, [rating.prompt for rating in trained], stages)
+    taught = teach(config, pool, labels_of(trained), stages)
     smoothed = pool.opinion.lerp(taught.said, config.texture.trust)
     pool.score = torch.where(pool.opinion.isnan(), taught.said, smoothed)
     graph = build(config, output)

@@ -173,11 +173,11 @@ def fit_judges(
     """
     fit = partial(KernelRegression, width=recipe.width, ridge=recipe.ridge)
     known = torch.cat([score[:, None], taught.looks], dim=1)
-    tells, asks = fit(seen.flatten(0, 1), known.repeat(len(seen), 1)), taught.regression()
+    tells = fit(seen.flatten(0, 1), known.repeat(len(seen), 1))
 
     def clean(pooled: Tensor) -> Tensor:
         told = tells(pooled)
-        return ((told[:, 0] + asks(told[:, 1:])) / 2).clamp(0, 100)
+        return ((told[:, 0] + taught.says(told[:, 1:])) / 2).clamp(0, 100)
 
     rows = taught.views.kind != UNKNOWN
     original, severity = score[taught.views.original[rows]], taught.views.severity[rows]

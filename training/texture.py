@@ -3,11 +3,12 @@
 Small patches of a picture at several scales are compared with a dictionary learnt from patches
 alone (whitened, k-means: Coates, Lee and Ng 2011), and how strongly each atom answers is averaged
 over the picture; which differences of pixels lie side by side is counted besides
-(:mod:`.residuals`). Kernel regression on that knows quality from two thousand ratings better than
-a network trained from nothing, at many times nano's cost. A model learns from it: the ratings of
-the training pictures are smoothed by what the regression says of each when it has seen no picture
-of its prompt, and a head that is thrown away learns to tell the principal components, of these
-pictures and of views that nobody rated (:mod:`.taught_views`).
+(:mod:`.residuals`). Kernel regression on that, and on which generator it seems to come from, knows
+quality from two thousand ratings better than a network trained from nothing, at many times nano's
+cost. A model learns from it: the ratings of the training pictures are smoothed by what the
+regression says of each when it has seen no picture of its prompt, and a head that is thrown away
+learns to tell the principal components, of these pictures and of views that nobody rated
+(:mod:`.taught_views`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .datasets.base import hashed
-from .kernel import KernelRegression, Standard
+from .kernel import GroupRegression, Standard
 from .residuals import cooccurrences
 
 SIDE = 7
@@ -56,8 +57,34 @@ class TextureRecipe:
     """Ways to cut the prompts, over which its word is averaged."""
     width: float = 0.1
     """Of the kernel: exp(-width · mean squared difference of standardised features)."""
-    ridge: float = 0.005
+    ridge: float = 0.02
+    group_width: float = 0.03
+    group_ridge: float = 0.005
+    """The same of which generator a picture seems to come from, see :class:`.GroupRegression`."""
+    group_folds: int = 5
+    """Parts of the prompts; of each, generators are told by what was learnt from the others."""
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is known of R rated pictures."""
+
+    score: Tensor
+    """(R,) score points."""
+    prompts: Sequence[str]
+    """What each was made from."""
+    groups: Tensor
+    """(R,) by what it was made, numbered from 0."""
+
+    def of(self, rows: Tensor) -> Labels:
+        """Those that (R,) bool ``rows`` choose."""
+        prompts = [self.prompts[row] for row in torch.nonzero(rows)[:, 0].tolist()]
+        return Labels(self.score[rows], prompts, self.groups[rows])
+
+    def to(self, device: torch.device) -> Labels:
+        """The same on ``device``."""
+        return Labels(self.score.to(device), self.prompts, self.groups.to(device))
 
 
 @dataclass(frozen=True)
@@ -170,30 +197,40 @@ def _averages(pixels: Tensor, dictionary: Sequence[Atoms]) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def out_of_fold(
-    features: Tensor, score: Tensor, prompts: Sequence[str], recipe: TextureRecipe
-) -> Tensor:
-    """(N,) what kernel regression on (N, D) features says of each picture's score.
+def out_of_fold(features: Tensor, labels: Labels, recipe: TextureRecipe) -> Tensor:
+    """(R,) what regression on (R, D) features says of each picture's score.
 
     Nothing that is asked of a picture was learnt from one of the same prompt.
     """
-    said = torch.zeros(len(score))
+    said = torch.zeros(len(labels.score))
     for round_ in range(recipe.rounds):
-        fold = torch.tensor([_fold(prompt, round_, recipe) for prompt in prompts])
+        fold = _folds(labels, str(round_), recipe.folds, recipe)
         for part in range(recipe.folds):
             asked, known = fold == part, fold != part
             if asked.any() and known.any():
-                said[asked] += regression(features[known], score[known], recipe)(features[asked])
+                learnt = regression(features[known], labels.of(known), recipe)
+                said[asked] += learnt(features[asked])
     return said / recipe.rounds
 
 
-def regression(features: Tensor, score: Tensor, recipe: TextureRecipe) -> KernelRegression:
-    """Scores learnt from (N, D) features."""
-    return KernelRegression(features, score, width=recipe.width, ridge=recipe.ridge)
+def regression(features: Tensor, labels: Labels, recipe: TextureRecipe) -> GroupRegression:
+    """Scores learnt from (R, D) features of rated pictures."""
+    return GroupRegression(
+        features,
+        labels.score,
+        labels.groups,
+        _folds(labels, "groups", recipe.group_folds, recipe),
+        width=recipe.width,
+        ridge=recipe.ridge,
+        group_width=recipe.group_width,
+        group_ridge=recipe.group_ridge,
+    )
 
 
-def _fold(prompt: str, round_: int, recipe: TextureRecipe) -> int:
-    return hashed(f"{recipe.seed}:{round_}:{prompt}") % recipe.folds
+def _folds(labels: Labels, purpose: str, count: int, recipe: TextureRecipe) -> Tensor:
+    """(R,) in which of ``count`` parts the prompts fall."""
+    places = [hashed(f"{recipe.seed}:{purpose}:{prompt}") % count for prompt in labels.prompts]
+    return torch.tensor(places, device=labels.score.device)
 
 
 class PrincipalComponents:
