@@ -5,6 +5,7 @@ regression on both (training/texture.py): on the test part, and on every prompt 
 four fifths of the others. Takes five minutes or more on two cores.
 
     python benchmarks/nano_texture.py --data AGIQA-3K-FOLDER [--floor 0 --atoms 256 256 256 256]
+    python benchmarks/nano_texture.py --data … --group-width 0.03 --ridge 0.02
     python benchmarks/nano_texture.py --data … --strides 32 16 8 4 --atoms 96 32 24 8
 """
 
@@ -34,6 +35,13 @@ def main() -> None:
         "--floor", type=float, default=usual.floor,
         help="added to averages before their logarithm; 0 for averages as they are",
     )  # fmt: skip
+    parser.add_argument(
+        "--ridge", type=float, default=usual.ridge, help="how far ratings are doubted"
+    )
+    parser.add_argument(
+        "--group-width", type=float, default=usual.group_width,
+        help="of the kernel over what is told of generators; they are not told unless given",
+    )  # fmt: skip
     options = parser.parse_args()
     parts = agiqa3k.split(agiqa3k.load(options.data))
     learnt, held = [*parts["train"], *parts["validation"]], parts["test"]
@@ -42,6 +50,8 @@ def main() -> None:
         atoms=tuple(options.atoms),
         strides=tuple(options.strides),
         floor=options.floor or None,
+        ridge=options.ridge,
+        group_width=options.group_width,
     )
     everyone = [*learnt, *held]
     pool = nano.load_pool(everyone, 0, torch.device("cpu"))

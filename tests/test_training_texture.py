@@ -64,17 +64,21 @@ def test_it_tells_blur_of_prompts_it_has_not_seen(seen) -> None:
     assert metrics.srcc(said, labels.score) > 0.6
 
 
-def test_what_it_says_of_a_prompt_does_not_depend_on_that_prompts_ratings(seen) -> None:
+@pytest.mark.parametrize("group_width", [None, 0.3])
+def test_what_it_says_of_a_prompt_does_not_depend_on_that_prompts_ratings(
+    seen, group_width
+) -> None:
     _, features = seen
+    recipe = replace(SMALL, group_width=group_width)
     labels = labelled([f"prompt {i % 12}" for i in range(96)])
     mine = torch.tensor([prompt == "prompt 3" for prompt in labels.prompts])
-    before = out_of_fold(features, labels, SMALL)
+    before = out_of_fold(features, labels, recipe)
     changed = replace(
         labels,
         score=labels.score + 40 * mine,
         groups=labels.groups.where(~mine, 1 - labels.groups),
     )
-    after = out_of_fold(features, changed, SMALL)
+    after = out_of_fold(features, changed, recipe)
     torch.testing.assert_close(after[mine], before[mine])
     assert float((after - before)[~mine].abs().max()) > 1
 

@@ -55,7 +55,7 @@ def redness(images: torch.Tensor) -> torch.Tensor:
 def teach_redness(pool: Pool, views: int) -> Taught:
     """That teacher, who looked at ``pool`` and at views of it, and whose word it learns.
 
-    What people said is what it says, and of drawn pictures it says 50. It tells no groups.
+    What people said is what it says, and of drawn pictures it says 50.
     """
     rated = ~pool.opinion.isnan()
     pool.score = torch.where(rated, pool.opinion, 50.0)
@@ -66,6 +66,5 @@ def teach_redness(pool: Pool, views: int) -> Taught:
         opinion,
         pool.score.clone(),
         says=KernelRegression(looks[: len(opinion)], opinion, width=0.1, ridge=0.005),
-        tells=lambda looks: looks[:, :0],
         views=drawn,
     )

@@ -152,14 +152,6 @@ def spoil(kind: int, images: Tensor, severity: Tensor) -> Tensor:
     return list(DISTORTIONS.values())[kind](images, severity)
 
 
-def spoil_at(size: int, kind: int, images: Tensor, severity: Tensor) -> Tensor:
-    """The same to pictures of ``size`` × ``size`` pixels, as they look at their own again.
-
-    Twice their own size, faults are half as coarse: so a model sees them of large pictures.
-    """
-    return resize(spoil(kind, resize(images, size), severity), images.shape[-1])
-
-
 FREQUENCY = {
     "jpeg": 3.0,
     "underexposure": 3.0,

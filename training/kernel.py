@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Regression = Callable[[Tensor], Tensor]
+"""(B, D) features → (B,) score points."""
 
 
 class Standard:

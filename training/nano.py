@@ -263,7 +263,6 @@ def teach(config: NanoConfig, pool: Pool, labels: Labels, stages: KeptStages) ->
         labels.score.to(device),
         torch.cat([said.to(device), words]),
         learnt,
-        learnt.tells,
         Views(views["pixels"], **known),  # gigabytes: they stay where they are
     )
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -30,7 +30,7 @@ from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.score_tokens import ORDERED_100
 from .descent import Descent, MovingAverage, RunningMeans, course, inner_matrices, weigh
 from .half_products import fast_products
-from .kernel import KernelRegression
+from .kernel import KernelRegression, Regression
 from .score_batches import (
     CLEAN,
     NOISE,
@@ -52,8 +52,6 @@ from .taught_views import Taught
 from .vision import Normalise, image_tokens, mean_token, mean_tokens, see
 
 _log = logging.getLogger(__name__)
-
-Regression = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)

@@ -132,12 +132,10 @@ def _group(
     augment.flip_some(clean)
     clean = augment.jitter(clean, recipe.jitter)
     severity = recipe.least + (1 - recipe.least) * torch.rand(pairs, device=clean.device)
-    chance = float(torch.rand(()))
     if not pairs:
         spoiled = clean[:0]
-    elif chance < 0.7:  # half of them as fine as a picture of twice the size would show them
-        side = full.shape[-1] if chance < 0.35 else 2 * full.shape[-1]
-        spoiled = _fit(augment.spoil_at(side, kind, full[:pairs], severity), size)
+    elif float(torch.rand(())) < 0.7:
+        spoiled = _fit(augment.spoil(kind, full[:pairs], severity), size)
         augment.flip_some(spoiled)
     else:  # faults as fine as the model's own pixels, as a small picture would show them
         spoiled = augment.spoil(kind, clean[:pairs], severity)

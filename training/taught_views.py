@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from . import augment
+from .kernel import Regression
 from .score_batches import OVEREXPOSURE, UNKNOWN
 
 _log = logging.getLogger(__name__)
@@ -35,8 +36,6 @@ class ViewRecipe:
     """Of a part seen from closer, as a share of the picture's."""
     mild: float = 0.25
     """Severity of a mild fault, at most."""
-    fine: float = 0.5
-    """Share of the spoiled views whose fault is that of a picture of twice the size."""
     seed: int = 3
 
 
@@ -66,10 +65,8 @@ class Taught:
     """(R,) what people said of the rated ones, score points."""
     said: Tensor
     """(N,) what it says of each, having seen none of its prompt."""
-    says: Callable[[Tensor], Tensor]
-    """(B, D) looks → (B,) what it says of anything else."""
-    tells: Callable[[Tensor], Tensor]
-    """(B, D) looks → (B, G) how much that looks like being of each group of the rated ones."""
+    says: Regression
+    """What it says of anything else, by its looks."""
     views: Views
 
 
@@ -91,8 +88,7 @@ def draw_views(images: Tensor, look: Callable[[Tensor], Tensor], recipe: ViewRec
                 original[rows] = _originals(images, len(rows), darker=fault == OVEREXPOSURE)
                 kind[rows], severity[rows] = 1 + fault, 0.1 + 0.9 * torch.rand(len(rows))
                 pictures = images[original[rows]].float() / 255
-                size = (1 + (float(torch.rand(())) < recipe.fine)) * pictures.shape[-1]
-                pictures = augment.spoil_at(size, fault, pictures, severity[rows])
+                pictures = augment.spoil(fault, pictures, severity[rows])
             else:
                 original[rows] = _originals(images, len(rows))
                 kind[rows] = UNKNOWN

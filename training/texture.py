@@ -3,12 +3,12 @@
 Small patches of a picture at several scales are compared with a dictionary learnt from patches
 alone (whitened, k-means: Coates, Lee and Ng 2011), and how strongly each atom answers is averaged
 over the picture; which differences of pixels lie side by side is counted besides
-(:mod:`.residuals`). Kernel regression on that, and on which generator it seems to come from, knows
-quality from two thousand ratings better than a network trained from nothing, at many times nano's
-cost. A model learns from it: the ratings of the training pictures are smoothed by what the
-regression says of each when it has seen no picture of its prompt, and a head that is thrown away
-learns to tell the principal components, of these pictures and of views that nobody rated
-(:mod:`.taught_views`).
+(:mod:`.residuals`). Kernel regression on that, and if asked to on which generator it seems to come
+from, knows quality from two thousand ratings better than a network trained from nothing, at many
+times nano's cost. A model learns from it: the ratings of the training pictures are smoothed by
+what the regression says of each when it has seen no picture of its prompt, and a head that is
+thrown away learns to tell the principal components, of these pictures and of views that nobody
+rated (:mod:`.taught_views`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .datasets.base import hashed
-from .kernel import GroupRegression, Standard
+from .kernel import GroupRegression, KernelRegression, Regression, Standard
 from .residuals import cooccurrences
 
 SIDE = 7
@@ -57,10 +57,11 @@ class TextureRecipe:
     """Ways to cut the prompts, over which its word is averaged."""
     width: float = 0.1
     """Of the kernel: exp(-width · mean squared difference of standardised features)."""
-    ridge: float = 0.02
-    group_width: float = 0.03
+    ridge: float = 0.005
+    group_width: float | None = None
+    """The same of which generator a picture seems to come from, see :class:`.GroupRegression`;
+    None asks nothing about generators."""
     group_ridge: float = 0.005
-    """The same of which generator a picture seems to come from, see :class:`.GroupRegression`."""
     group_folds: int = 5
     """Parts of the prompts; of each, generators are told by what was learnt from the others."""
     seed: int = 0
@@ -213,15 +214,18 @@ def out_of_fold(features: Tensor, labels: Labels, recipe: TextureRecipe) -> Tens
     return said / recipe.rounds
 
 
-def regression(features: Tensor, labels: Labels, recipe: TextureRecipe) -> GroupRegression:
+def regression(features: Tensor, labels: Labels, recipe: TextureRecipe) -> Regression:
     """Scores learnt from (R, D) features of rated pictures."""
+    width, ridge = recipe.width, recipe.ridge
+    if recipe.group_width is None:
+        return KernelRegression(features, labels.score, width=width, ridge=ridge)
     return GroupRegression(
         features,
         labels.score,
         labels.groups,
         _folds(labels, "groups", recipe.group_folds, recipe),
-        width=recipe.width,
-        ridge=recipe.ridge,
+        width=width,
+        ridge=ridge,
         group_width=recipe.group_width,
         group_ridge=recipe.group_ridge,
     )

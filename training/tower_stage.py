@@ -1,12 +1,11 @@
 """The tower stage: the vision tower learns, by itself, to see what the texture teacher sees.
 
 Two thousand rated pictures, some drawn ones and views that nobody rated, all of which the teacher
-looked at, pass whole through the tower; what it saw of them, which generator it takes them to come
-from, what they are worth and what they are spoiled by is told from the mean of the image tokens by
-a head that is thrown away. All but the fault is told in two layers, for no linear one turns
-averages of tokens into the logarithms of averages that the teacher speaks in; the fault is told in
-one, so that whoever reads the tokens afterwards can tell it without effort from what makes a
-picture poor.
+looked at, pass whole through the tower; what it saw of them, what they are worth and what they are
+spoiled by is told from the mean of the image tokens by a head that is thrown away. The teacher's
+components and the score are told in two layers, for no linear one turns averages of tokens into the
+logarithms of averages that the teacher speaks in; the fault is told in one, so that whoever reads
+the tokens afterwards can tell it without effort from what makes a picture poor.
 
 Of a spoiled copy the teacher says what it sees, too, but not what it is worth, which only has to be
 less than its original. Told more, the tower would see people's poorest pictures as spoiled ones.
@@ -53,9 +52,6 @@ class TowerRecipe:
     components: int = 64
     """Principal components of what the teacher saw; their errors count by the components' own
     spreads: the first differ most from picture to picture, and tell most of quality."""
-    groups: float = 4.0
-    """Times this, what the teacher tells of generators stands beside the components: each of these
-    answers then spreads about as much as a component does on average."""
     score: float = 2.0
     """Weight of the squared error of the score, in units of (25 points)²."""
     kind: float = 1.0
@@ -75,25 +71,20 @@ class TowerRecipe:
 
 
 class TowerHead(nn.Module):
-    """What the mean of the image tokens tells: what the teacher sees, the score, the fault.
+    """What the mean of the image tokens tells: the teacher's components, the score, the fault."""
 
-    Args:
-        width: of the tokens.
-        texture: numbers that say what the teacher sees.
-    """
-
-    def __init__(self, width: int, texture: int, recipe: TowerRecipe) -> None:
+    def __init__(self, width: int, recipe: TowerRecipe) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.layers = nn.Sequential(
             nn.Linear(width, recipe.hidden),
             nn.GELU(),
-            nn.Linear(recipe.hidden, texture + 1),
+            nn.Linear(recipe.hidden, recipe.components + 1),
         )
         self.kind = nn.Linear(width, KINDS)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, width) → texture (B, C), score (B,) in points, logits of the fault (B, KINDS)."""
+        """(B, width) → components (B, C), score (B,) in points, logits of the fault (B, KINDS)."""
         pooled = self.norm(pooled)
         told = self.layers(pooled)
         return told[:, :-1], told[:, -1] * _POINTS + _MIDDLE, self.kind(pooled)
@@ -106,7 +97,7 @@ class _Lesson:
     pixels: Tensor
     """(B, 3, S, S) in 0..1."""
     texture: Tensor
-    """(B, C) what the teacher saw and what it tells of generators, NaN where it has not looked."""
+    """(B, C) components of what the teacher saw, NaN where it has not looked."""
     score: Tensor
     """(B,) points, NaN where nobody knows."""
     ceiling: Tensor
@@ -122,12 +113,8 @@ class _Lessons:
         views = taught.views
         self.recipe, self.size, self.views = recipe, size, views
         components = PrincipalComponents(taught.looks, recipe.components, power=0.5)
-
-        def texture(looks: Tensor) -> Tensor:
-            return torch.cat([components(looks), recipe.groups * taught.tells(looks)], dim=1)
-
-        self.pool = replace(pool, texture=texture(taught.looks))
-        self.texture = texture(views.looks)
+        self.pool = replace(pool, texture=components(taught.looks))
+        self.texture = components(views.looks)
         spoiled, own = views.kind != UNKNOWN, pool.score[views.original]
         self.score = taught.says(views.looks).masked_fill(spoiled, torch.nan)
         below = highest(own, recipe.margin * margin_of(views.severity))
@@ -158,8 +145,7 @@ def train_tower(graph: ScoringGraph, pool: Pool, taught: Taught, recipe: TowerRe
     graph.to(device).eval()
     torch.manual_seed(recipe.seed)
     lessons = _Lessons(pool, taught, recipe, graph.input_size)
-    width, texture = graph.projector.layer_norm.normalized_shape[0], lessons.texture.shape[1]
-    head = TowerHead(width, texture, recipe).to(device)
+    head = TowerHead(graph.projector.layer_norm.normalized_shape[0], recipe).to(device)
     normalise = Normalise().to(device)
     tower = [*graph.vision.requires_grad_(True).parameters()]
     average = MovingAverage(tower, recipe.ema)
