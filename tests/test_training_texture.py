@@ -1,6 +1,5 @@
 """The texture teacher: what it sees, and that it never tells a picture's own rating."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 
 from artimuse.training import augment, metrics
 from artimuse.training.datasets.rendered import render
-from artimuse.training.kernel import GroupRegression, KernelRegression, Standard
+from artimuse.training.kernel import GroupRegression, KernelRegression, Regression, Standard
 from artimuse.training.score_batches import BatchRecipe, Pool, draw_batch
 from artimuse.training.texture import (
     Labels,
@@ -113,7 +112,7 @@ def test_what_a_group_is_worth_is_known_of_a_picture_whose_group_can_be_told() -
     told = informed.tells(features[asked])
     assert float(((told[:, 1] > told[:, 0]) == side[asked]).float().mean()) > 0.8
 
-    def error(says: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    def error(says: Regression) -> float:
         return float((says(features[asked]) - score[asked]).square().mean())
 
     assert error(informed) < 0.95 * error(plain)

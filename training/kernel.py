@@ -101,10 +101,9 @@ class GroupRegression:
         for part in fold.unique():
             asked = fold == part
             told[asked] = tell(features[~asked], member[~asked])(features[asked])
-        width_of_both, groups = features.shape[1] + member.shape[1], member.shape[1]
-        emphasis = torch.ones(width_of_both)
-        emphasis[-groups:] = group_width / width * width_of_both / groups
-        both = torch.cat([features, told], dim=1)
+        both, groups = torch.cat([features, told], dim=1), member.shape[1]
+        emphasis = torch.ones(both.shape[1])
+        emphasis[-groups:] = group_width / width * both.shape[1] / groups
         self.scores = KernelRegression(both, score, width=width, ridge=ridge, emphasis=emphasis)
 
     def __call__(self, features: Tensor) -> Tensor:
