@@ -57,8 +57,8 @@ class TextureRecipe:
     """Ways to cut the prompts, over which its word is averaged."""
     width: float = 0.1
     """Of the kernel: exp(-width · mean squared difference of standardised features)."""
-    ridge: float = 0.005
-    group_width: float | None = None
+    ridge: float = 0.02
+    group_width: float | None = 0.03
     """The same of which generator a picture seems to come from, see :class:`.GroupRegression`;
     None asks nothing about generators."""
     group_ridge: float = 0.005

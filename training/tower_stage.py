@@ -40,7 +40,7 @@ _MIDDLE, _POINTS = 50.0, 25.0
 class TowerRecipe:
     """How long and how fast to learn, and from what."""
 
-    steps: int = 6000
+    steps: int = 9000
     learning_rate: float = 1e-3
     """Peak; a tenth of the steps warm-up, then a cosine to nothing."""
     matrix_rate: float = 0.007
