@@ -5,7 +5,7 @@ regression on both (training/texture.py): on the test part, and on every prompt 
 four fifths of the others. Takes five minutes or more on two cores.
 
     python benchmarks/nano_texture.py --data AGIQA-3K-FOLDER [--floor 0 --atoms 256 256 256 256]
-    python benchmarks/nano_texture.py --data … --group-width 0.03 --ridge 0.02
+    python benchmarks/nano_texture.py --data … --group-width 0 --ridge 0.005
     python benchmarks/nano_texture.py --data … --strides 32 16 8 4 --atoms 96 32 24 8
 """
 
@@ -40,7 +40,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--group-width", type=float, default=usual.group_width,
-        help="of the kernel over what is told of generators; they are not told unless given",
+        help="of the kernel over what is told of generators; 0: they are not told",
     )  # fmt: skip
     options = parser.parse_args()
     parts = agiqa3k.split(agiqa3k.load(options.data))
@@ -51,7 +51,7 @@ def main() -> None:
         strides=tuple(options.strides),
         floor=options.floor or None,
         ridge=options.ridge,
-        group_width=options.group_width,
+        group_width=options.group_width or None,
     )
     everyone = [*learnt, *held]
     pool = nano.load_pool(everyone, 0, torch.device("cpu"))
