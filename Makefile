@@ -37,6 +37,7 @@ check: lint test  ## Everything a change must pass.
 
 bench: $(DEV)/.installed  ## The figures in README and docs; AGIQA=… is the folder of AGIQA-3K.
 	$(DEV)/bin/python benchmarks/nano_quality.py --data $(AGIQA)
+	$(DEV)/bin/python benchmarks/nano_words.py --data $(AGIQA)
 	$(DEV)/bin/python benchmarks/engine_speed.py
 	$(DEV)/bin/python benchmarks/curate_speed.py
 	$(DEV)/bin/python benchmarks/export.py

@@ -1,0 +1,79 @@
+"""How often the embedded model's words are right: what its critiques say, and what can be measured.
+
+On pictures of prompts it was never trained on, through the shipped bundle; beside it, how often
+the commonest word would be right. Takes a few minutes on two cores.
+
+    python benchmarks/nano_words.py --data AGIQA-3K-FOLDER [--model DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from artimuse.artimuse_core.attributes import ATTRIBUTES
+from artimuse.artimuse_core.critic import Critic
+from artimuse.artimuse_core.images import load_image
+from artimuse.artimuse_core.models import locate
+from artimuse.artimuse_core.scorer import NANO
+from artimuse.training.datasets import agiqa3k
+from artimuse.training.descriptions import describe, facts
+
+import machine
+
+SAID = {
+    "exposure": r"exposure is ([\w ]+)\. The detail",
+    "contrast": r"contrast is (\w+)",
+    "colour": r"colours are (\w+) and",
+    "warmth": r"colours are \w+ and (\w+)",
+    "sharpness": r"detail is (\w+)",
+    "clutter": r"space is (\w+)",
+    "symmetry": r"layout is ([\w ]+) and",
+    "weight": r"layout is [\w ]+ and ([\w ]+)\. The space",
+}
+"""Words of ``training/descriptions.py``, by what they are about."""
+ASKED = [
+    attribute
+    for attribute in ATTRIBUTES
+    if attribute.key in ("composition_design", "visual_elements_structure", "technical_execution")
+]
+
+
+def words(texts: dict[str, str]) -> list[str]:
+    """For each of ``SAID``; empty where nothing is said of it."""
+    text = " ".join(texts[attribute.name] for attribute in ASKED)
+    found = (re.search(pattern, text) for pattern in SAID.values())
+    return [match[1] if match else "" for match in found]
+
+
+def measured(image: Image.Image) -> list[str]:
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+    return words(describe(facts(pixels)[0], score=0.0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="AGIQA-3K: labels.csv, images/")
+    parser.add_argument("--model", default=NANO, help="bundle or checkpoint")
+    options = parser.parse_args()
+    held = agiqa3k.split(agiqa3k.load(options.data))["test"]
+    critic = Critic.load(locate(options.model), device="cpu")
+    images = [load_image(rating.image) for rating in held]
+    true = np.array([measured(image) for image in images])
+    said = np.array([words(critic.critique(image, ASKED).texts) for image in images])
+    print(f"{machine.describe()}; {critic.card}\n")
+    print(f"{len(held)} images of prompts never trained on:\n")
+    print("| about | right word | the commonest word would be |\n|---|---|---|")
+    for about, truth, word in zip(SAID, true.T, said.T, strict=True):
+        commonest = Counter(truth.tolist()).most_common(1)[0][1] / len(truth)
+        print(f"| {about} | {np.mean(truth == word):.0%} | {commonest:.0%} |")
+
+
+if __name__ == "__main__":
+    main()
