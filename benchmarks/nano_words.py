@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from artimuse.artimuse_core.attributes import ATTRIBUTES
 from artimuse.artimuse_core.critic import Critic
-from artimuse.artimuse_core.images import load_image
 from artimuse.artimuse_core.models import locate
 from artimuse.artimuse_core.scorer import NANO
+from artimuse.training import nano
 from artimuse.training.datasets import agiqa3k
 from artimuse.training.descriptions import describe, facts
 
@@ -52,11 +51,6 @@ def words(texts: dict[str, str]) -> list[str]:
     return [match[1] if match else "" for match in found]
 
 
-def measured(image: Image.Image) -> list[str]:
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
-    return words(describe(facts(pixels)[0], score=0.0))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="AGIQA-3K: labels.csv, images/")
@@ -64,9 +58,10 @@ def main() -> None:
     options = parser.parse_args()
     held = agiqa3k.split(agiqa3k.load(options.data))["test"]
     critic = Critic.load(locate(options.model), device="cpu")
-    images = [load_image(rating.image) for rating in held]
-    true = np.array([measured(image) for image in images])
-    said = np.array([words(critic.critique(image, ASKED).texts) for image in images])
+    pictures = nano.load_pool(held, 0, torch.device("cpu")).images
+    measured = [seen for some in pictures.split(32) for seen in facts(some.float() / 255)]
+    true = np.array([words(describe(seen, score=0.0)) for seen in measured])
+    said = np.array([words(critic.critique(rating.image, ASKED).texts) for rating in held])
     print(f"{machine.describe()}; {critic.card}\n")
     print(f"{len(held)} images of prompts never trained on:\n")
     print("| about | right word | the commonest word would be |\n|---|---|---|")
