@@ -45,7 +45,7 @@ bench: $(DEV)/.installed  ## The figures in README and docs; AGIQA=… is the fo
 	$(DEV)/bin/python benchmarks/decoders.py --images $(AGIQA)
 
 # glibc returns each batch's memory and fetches it again, page by page; kept, a step takes a quarter less.
-nano: $(DEV)/.installed  ## Train the embedded model from nothing, two hours on 2 slow cores; resumes.
+nano: $(DEV)/.installed  ## Train the embedded model from nothing, 2¼ hours on 2 slow cores; resumes.
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8000000000 \
 	$(DEV)/bin/python -m artimuse.training.nano --data $(AGIQA) --output build/nano --resume
 	rm -rf build/nano-onnx

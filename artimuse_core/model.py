@@ -197,7 +197,11 @@ class ScoringGraph(nn.Module):
 
         What every question about the same image shares: score and critiques branch from here.
         """
-        image, prefix = self.image_embeddings(pixel_values), self.prefix()
+        return self.prefill_tokens(self.image_embeddings(pixel_values))
+
+    def prefill_tokens(self, image: Tensor) -> list[KeyValue]:
+        """:meth:`prefill` of image tokens (B, tokens, LLM width)."""
+        prefix = self.prefix()
         collected: list[KeyValue] = []
         self._decode(image, prefix, last_only=True, collect=collected)
         return [join(past, new) for past, new in zip(prefix, collected, strict=True)]

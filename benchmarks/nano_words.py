@@ -32,23 +32,22 @@ SAID = {
     "colour": r"colours are (\w+) and",
     "warmth": r"colours are \w+ and (\w+)",
     "sharpness": r"detail is (\w+)",
+    "grain": r"detail is \w+( with visible grain)?\.",
     "clutter": r"space is (\w+)",
-    "symmetry": r"layout is ([\w ]+) and",
-    "weight": r"layout is [\w ]+ and ([\w ]+)\. The space",
+    "symmetry": r"layout is ([\w ]+)\.",
+    "subject": r"subject ([\w ]+)\. It draws",
 }
 """Words of ``training/descriptions.py``, by what they are about."""
-ASKED = [
-    attribute
-    for attribute in ATTRIBUTES
-    if attribute.key in ("composition_design", "visual_elements_structure", "technical_execution")
-]
+OF = "composition_design", "visual_elements_structure", "technical_execution", "theme_communication"
+ASKED = [attribute for attribute in ATTRIBUTES if attribute.key in OF]
+"""Where they are said."""
 
 
 def words(texts: dict[str, str]) -> list[str]:
     """For each of ``SAID``; empty where nothing is said of it."""
     text = " ".join(texts[attribute.name] for attribute in ASKED)
     found = (re.search(pattern, text) for pattern in SAID.values())
-    return [match[1] if match else "" for match in found]
+    return [match[1] or "" if match else "" for match in found]
 
 
 def main() -> None:

@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from artimuse.artimuse_core import checkpoint
 from artimuse.artimuse_core.attributes import ATTRIBUTES
+from artimuse.artimuse_core.critic import Critic
 from artimuse.artimuse_core.scorer import Scorer
 from artimuse.export.to_onnx import export_onnx
 from artimuse.training import augment, half_products, metrics, nano
@@ -17,6 +19,7 @@ from artimuse.training.datasets import agiqa3k
 from artimuse.training.datasets.rendered import render
 from artimuse.training.descriptions import describe, facts
 from artimuse.training.kept_stages import KeptStages
+from artimuse.training.score_batches import Pool
 from artimuse.training.text_stage import TextRecipe, train_text
 
 from .tiny_nano import CPU, SIDE, TINY, VALUES
@@ -127,12 +130,35 @@ def test_the_text_stage_learns_to_write_and_keeps_the_score(rated, tmp_path) -> 
     pixels = torch.randn(4, 3, SIDE, SIDE)
     with torch.no_grad():
         before = torch.softmax(graph(pixels), 1) @ VALUES
-    recipe = TextRecipe(steps=120, batch=16, versions=1, learning_rate=3e-3)
+    recipe = TextRecipe(steps=120, pictures=8, learning_rate=3e-3)
     losses = train_text(graph, tokenizer, pool, recipe, TINY.shape.system_message)
     assert losses["last"] < 0.6 * losses["first"]
     with torch.no_grad():
         after = torch.softmax(graph(pixels), 1) @ VALUES
     assert float((after - before).abs().max()) < 5  # of 100 points, after 120 steps
+
+
+def test_the_words_it_learns_follow_the_picture(tmp_path) -> None:
+    drawn = render(36, SIDE, seed=5).float()
+    pictures = torch.cat([drawn * 0.15, drawn * 0.1 + 229]).round().byte()
+    new = torch.arange(72) % 36 >= 24
+    nothing = torch.full((48,), torch.nan)
+    pool = Pool(pictures[~new], nothing, nothing, texture=torch.empty(48, 0))
+    recipe = TextRecipe(steps=200, pictures=8, asked=8, versions=1, learning_rate=3e-3)
+    graph = nano.build(replace(TINY, text=recipe), tmp_path)
+    nano.initialise(graph, pool, 0)
+    tokenizer = checkpoint.load_tokenizer(tmp_path)
+    train_text(graph, tokenizer, pool, recipe, TINY.shape.system_message)
+    nano.save(tmp_path, graph)
+    critic = Critic.load(tmp_path, device="cpu")
+    technical = [attribute for attribute in ATTRIBUTES if attribute.key == "technical_execution"]
+    said = [
+        critic.critique(Image.fromarray(picture.permute(1, 2, 0).numpy()), technical).texts
+        for picture in pictures[new]
+    ]
+    right = ["underexposed"] * 12 + ["overexposed"] * 12
+    found = sum(word in text["Technical Execution"] for word, text in zip(right, said, strict=True))
+    assert found >= 22
 
 
 def test_metrics_on_cases_with_a_known_answer() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..artimuse_core.model import ScoringGraph
+
 
 def course(step: int, steps: int, *, warmup: float = 0.1) -> float:
     """Share of the peak rate: linear over the share ``warmup`` of the steps, then a cosine to 0."""
@@ -113,3 +115,11 @@ class Descent:
 def inner_matrices(module: nn.Module) -> list[nn.Parameter]:
     """Weights of the linear layers of ``module``."""
     return [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]
+
+
+def behind_the_tower(graph: ScoringGraph) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Let all of ``graph`` learn but its tower; returns what learns, and the matrices inside."""
+    graph.requires_grad_(False)
+    parts = [graph.projector, graph.decoder, graph.lm_head]
+    weights = [*nn.ModuleList(parts).requires_grad_(True).parameters()]
+    return weights, inner_matrices(nn.ModuleList(parts[:-1]))

@@ -1,8 +1,8 @@
 """What can be said of a picture from its pixels alone, attribute by attribute, in plain words.
 
 nano's text stage learns to say these of its own image tokens. Nothing here looks for meaning:
-exposure, contrast, colour, sharpness, grain, clutter, symmetry, weight, and how good
-nano finds the picture. Hence a draft model's words, wherever they appear.
+exposure, contrast, colour, sharpness, grain, clutter, symmetry, where the detail lies, and how
+good nano finds the picture. Hence a draft model's words, wherever they appear.
 """
 
 from __future__ import annotations
@@ -38,8 +38,6 @@ class Facts:
     """Share of the places, of 12 × 12, with much going on inside."""
     symmetry: float
     """Correlation with the mirrored picture, -1..1."""
-    rightwards: float
-    """Centre of gravity of the detail, -1 (left) .. 1 (right)."""
     subject: float
     """Detail in the middle over detail at the edges."""
 
@@ -58,7 +56,6 @@ def facts(images: Tensor) -> list[Facts]:
     across = grey.diff(dim=2)
     turning = -(across[..., 1:] * across[..., :-1]).mean((1, 2))
     places = grey.unfold(1, 16, 16).unfold(2, 16, 16).std((3, 4))  # (B, 12, 12)
-    columns = torch.linspace(-1, 1, places.shape[2])
     middle, total = places[:, 3:9, 3:9].mean((1, 2)), places.mean((1, 2)) + 1e-4
     small = F.avg_pool2d(grey[:, None], 8)[:, 0].flatten(1)
     mirrored = F.avg_pool2d(grey.flip(2)[:, None], 8)[:, 0].flatten(1)
@@ -72,7 +69,6 @@ def facts(images: Tensor) -> list[Facts]:
         "grain": turning / (across.square().mean((1, 2)) + 1e-5),
         "clutter": (places > 0.08).float().mean((1, 2)),
         "symmetry": _correlation(small, mirrored),
-        "rightwards": (places.mean(1) * columns).mean(1) / total,
         "subject": middle / total,
     }
     return [
@@ -94,10 +90,6 @@ def describe(seen: Facts, score: float) -> dict[str, str]:
     grain = " with visible grain" if seen.grain > 0.0 else ""
     space = _level(seen.clutter, (0.05, 0.3, 0.7), ("empty", "simple", "busy", "cluttered"))
     symmetry = _level(seen.symmetry, (0.3, 0.75), ("asymmetric", "nearly symmetric", "symmetric"))
-    weight = _level(
-        seen.rightwards, (-0.08, 0.08),
-        ("heavier on the left", "balanced around the centre", "heavier on the right"),
-    )  # fmt: skip
     subject = _level(
         seen.subject, (0.95, 1.3),
         ("lies away from the centre", "blends with the background", "stands out in the centre"),
@@ -109,7 +101,7 @@ def describe(seen: Facts, score: float) -> dict[str, str]:
         light, "lively" if colour == "vivid" or contrast == "high" else "calm"
     )
     return {
-        "Composition & Design": f"The layout is {symmetry} and {weight}. The space is {space}.",
+        "Composition & Design": f"The layout is {symmetry}. The space is {space}.",
         "Visual Elements & Structure": f"The colours are {colour} and {warmth}. "
         f"The contrast is {contrast}.",
         "Technical Execution": f"The exposure is {light}. The detail is {detail}{grain}.",

@@ -24,11 +24,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.score_tokens import ORDERED_100
-from .descent import Descent, MovingAverage, RunningMeans, course, inner_matrices, weigh
+from .descent import Descent, MovingAverage, RunningMeans, behind_the_tower, course, weigh
 from .half_products import fast_products
 from .kernel import KernelRegression, Regression
 from .score_batches import (
@@ -121,12 +121,11 @@ def train_readout(
 
     views = lessons(recipe.batches, recipe.batch)
     dark = lessons(recipe.dark_batches, replace(recipe.batch, dark=True))
-    graph.requires_grad_(False)
-    parts = nn.ModuleList([graph.projector, graph.decoder, graph.lm_head]).requires_grad_(True)
-    average = MovingAverage([*parts.parameters()], recipe.ema)
+    weights, matrices = behind_the_tower(graph)
+    average = MovingAverage(weights, recipe.ema)
     descent = Descent(
-        parts.parameters(),
-        inner_matrices(nn.ModuleList([graph.projector, graph.decoder])),
+        weights,
+        matrices,
         learning_rate=recipe.learning_rate,
         matrix_rate=recipe.matrix_rate,
         weight_decay=recipe.weight_decay,
