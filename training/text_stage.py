@@ -109,7 +109,6 @@ def train_text(
         texts.append(float(text.detach()))
         if (step + 1) % 200 == 0:
             _log.info("text step %d: %s", step + 1, means)
-    graph.eval()
     tenth = max(1, recipe.steps // 10)
     first, last = texts[:tenth], texts[-tenth:]
     return {"first": sum(first) / len(first), "last": sum(last) / len(last)}
@@ -152,15 +151,11 @@ def _part(images: Tensor, least: float) -> Tensor:
 
 def _encode(tokenizer: Any, texts: Sequence[dict[str, str]], system: str) -> tuple[Tensor, Tensor]:
     """``ids`` and ``labels`` of :class:`_Seen`."""
-
-    def encode(text: str) -> list[int]:
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-        return ids
-
     rows, learnt = [], []
     for attribute in ATTRIBUTES:
-        question = encode(chat_prompt(attribute_question(attribute), system).after)
-        answers = [encode(text[attribute.name] + IM_END) for text in texts]
+        asked = chat_prompt(attribute_question(attribute), system).after
+        said = [text[attribute.name] + IM_END for text in texts]
+        question, *answers = tokenizer([asked, *said], add_special_tokens=False).input_ids
         rows += [torch.tensor(question + answer) for answer in answers]
         learnt += [torch.tensor([IGNORED] * len(question) + answer) for answer in answers]
     ids, labels = (
