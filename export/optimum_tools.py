@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ..artimuse_core.errors import MissingExtraError
-from .products import first_block
+from .products import quantized_products
 
 LEVEL = 2
 """Of graph optimisation: 1 basic, 2 with fusions for any processor, 99 for this one alone."""
@@ -35,7 +35,8 @@ def quantize(stored: Path, work: Path) -> Path:
         is_static=False,
         per_channel=True,
         operators_to_quantize=["MatMul", "Gemm"],
-        nodes_to_exclude=first_block(ir.load(stored)),
+        # By kind of operator alone, attention's products of activations would be among them.
+        nodes_to_quantize=[str(node.name) for node in quantized_products(ir.load(stored))],
     )
     quantizer = ORTQuantizer(stored)
     written = quantizer.quantize(
