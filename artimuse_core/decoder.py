@@ -96,14 +96,14 @@ def run_blocks(
     for index, (layer, (past_keys, past_values)) in enumerate(zip(layers, past, strict=True)):
         normed = layer.input_layernorm(hidden)
         attention = layer.self_attn
-        k = _rotate(split_heads(attention.k_proj(normed), shape.kv_heads), cos, sin)
+        k = rotate(split_heads(attention.k_proj(normed), shape.kv_heads), cos, sin)
         v = split_heads(attention.v_proj(normed), shape.kv_heads)
         if collect is not None:
             collect.append((k, v))
         if last_only and index == final:
             hidden, normed = hidden[:, -TAIL:], normed[:, -TAIL:]
             cos, sin, mask = (part[..., -TAIL:, :] for part in (cos, sin, mask))
-        q = _rotate(split_heads(attention.q_proj(normed), shape.heads), cos, sin)
+        q = rotate(split_heads(attention.q_proj(normed), shape.heads), cos, sin)
         k, v = join((past_keys, past_values), (k, v))
         # Repeated, so that each query head has a key head of its own.
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
@@ -132,7 +132,7 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding, half-split layout."""
     first, second = x.chunk(2, dim=-1)
     rotated = torch.cat([-second, first], dim=-1)

@@ -20,7 +20,9 @@ from artimuse.training.datasets.rendered import render
 from artimuse.training.descriptions import describe, facts
 from artimuse.training.kept_stages import KeptStages
 from artimuse.training.score_batches import Pool
+from artimuse.training.symmetry import mirror_loss
 from artimuse.training.text_stage import TextRecipe, train_text
+from artimuse.training.vision import image_tokens
 
 from .tiny_nano import CPU, SIDE, TINY, VALUES
 
@@ -128,14 +130,19 @@ def test_the_text_stage_learns_to_write_and_keeps_the_score(rated, tmp_path) -> 
     nano.initialise(graph, pool, 0)
     tokenizer = checkpoint.load_tokenizer(tmp_path)
     pixels = torch.randn(4, 3, SIDE, SIDE)
-    with torch.no_grad():
-        before = torch.softmax(graph(pixels), 1) @ VALUES
+
+    @torch.no_grad()
+    def answers() -> tuple[torch.Tensor, float]:
+        mirror = mirror_loss(graph, graph.projector(image_tokens(graph, pixels)))
+        return torch.softmax(graph(pixels), 1) @ VALUES, float(mirror)
+
+    before, elsewhere = answers()
     recipe = TextRecipe(steps=120, pictures=8, learning_rate=3e-3)
     losses = train_text(graph, tokenizer, pool, recipe, TINY.shape.system_message)
     assert losses["last"] < 0.6 * losses["first"]
-    with torch.no_grad():
-        after = torch.softmax(graph(pixels), 1) @ VALUES
+    after, mirrored = answers()
     assert float((after - before).abs().max()) < 5  # of 100 points, after 120 steps
+    assert mirrored < 0.5 * elsewhere
 
 
 def test_the_words_it_learns_follow_the_picture(tmp_path) -> None:
@@ -144,7 +151,7 @@ def test_the_words_it_learns_follow_the_picture(tmp_path) -> None:
     new = torch.arange(72) % 36 >= 24
     nothing = torch.full((48,), torch.nan)
     pool = Pool(pictures[~new], nothing, nothing, texture=torch.empty(48, 0))
-    recipe = TextRecipe(steps=200, pictures=8, asked=8, versions=1, learning_rate=3e-3)
+    recipe = TextRecipe(steps=400, pictures=8, asked=8, versions=1, learning_rate=3e-3)
     graph = nano.build(replace(TINY, text=recipe), tmp_path)
     nano.initialise(graph, pool, 0)
     tokenizer = checkpoint.load_tokenizer(tmp_path)

@@ -4,7 +4,8 @@ The tower stays as it is, so pictures pass through it once and a step costs litt
 is not the text stage of ``stages.py``. Projector and language model learn to write, for what is
 worth saying is not what the score needed to know, and the answers to the score question are held
 where they were by the divergence from what they were. What is asked about a picture in one step
-shares its image tokens, which pass through the language model once, as when the model is used.
+shares its image tokens, which pass through the language model once, as when the model is used. To
+see symmetry takes help of its own, see :mod:`.symmetry`.
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ from .descent import Descent, RunningMeans, behind_the_tower, course, weigh
 from .descriptions import describe, facts
 from .half_products import fast_products
 from .losses import IGNORED
-from .score_batches import Pool
+from .score_batches import Pool, cut_out
 from .score_terms import expected_score
+from .symmetry import fold, mirror_loss
 from .vision import Normalise, image_tokens
 
 _log = logging.getLogger(__name__)
+
+_COMPOSITION = [attribute.key for attribute in ATTRIBUTES].index("composition_design")
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,25 @@ class TextRecipe:
     steps: int = 3000
     pictures: int = 48
     """A step."""
-    asked: int = 3
-    """Attributes that each is asked for, of the eight."""
+    asked: int = 4
+    """Attributes that each is asked for, of the eight: composition always, the others in turn."""
     learning_rate: float = 1e-3
     """Peak; a tenth of the steps warm-up, then a cosine to nothing."""
     matrix_rate: float = 0.01
     """The same of the matrices inside, see :class:`.descent.Descent`."""
-    keep_score: float = 10.0
+    keep_score: float = 20.0
     """Weight of the divergence from the answers before."""
-    versions: int = 8
-    """Of each picture: as it is, and parts of it, mirrored or not, every other version spoiled."""
+    symmetry: float = 1.0
+    """Weight of the square error of the symmetry itself, in variances."""
+    mirror: float = 0.3
+    """Weight of :func:`.symmetry.mirror_loss`."""
+    versions: int = 12
+    """Of each picture: as it is, then moved or a part of it, mirrored or not; every other version
+    spoiled, every third folded before, see :func:`.symmetry.fold`."""
     least: float = 0.6
-    """Of its sides, in such a part."""
+    """Of its sides, in such a part; every other batch is of wholes."""
+    shift: int = 13
+    """Pixels by which a version may reach over the edge."""
     seed: int = 0
 
 
@@ -69,6 +80,8 @@ class _Seen:
     """(N, attributes, T) questions, each with its answer behind it; padded."""
     labels: Tensor
     """The same, ``IGNORED`` where it is no answer."""
+    symmetry: Tensor
+    """(N,) of the pictures, mean 0 and variance 1."""
 
 
 def train_text(
@@ -82,8 +95,12 @@ def train_text(
     graph.to(device).eval()
     torch.manual_seed(recipe.seed)
     seen = _look(graph, tokenizer, pool, recipe, system)
+    weights, matrices = behind_the_tower(graph)
+    told = nn.Linear(graph.lm_head.in_features, 1, device=device)
+    nn.init.zeros_(told.weight)
     descent = Descent(
-        *behind_the_tower(graph),
+        [*weights, *told.parameters()],
+        matrices,
         learning_rate=recipe.learning_rate,
         matrix_rate=recipe.matrix_rate,
         weight_decay=0.0,
@@ -91,22 +108,28 @@ def train_text(
     means, texts = RunningMeans(), []
     for step in range(recipe.steps):
         rows = torch.randint(len(seen.tokens), (recipe.pictures,), device=device)
-        order = torch.rand(recipe.pictures, len(ATTRIBUTES), device=device).argsort(dim=1)
-        asked = order[:, : recipe.asked]
+        turn = torch.rand(recipe.pictures, len(ATTRIBUTES), device=device)
+        turn[:, _COMPOSITION] = -1
+        asked = turn.argsort(dim=1)[:, : recipe.asked]
         with fast_products(device):
-            cache = graph.prefill_tokens(graph.projector(seen.tokens[rows].float()))
+            image = graph.projector(seen.tokens[rows].float())
+            cache = graph.prefill_tokens(image)
             kept = F.kl_div(
                 F.log_softmax(graph.score_from(cache), 1),
                 F.log_softmax(seen.score_logits[rows], 1),
                 log_target=True, reduction="batchmean",
             )  # fmt: skip
-            text = _text_loss(
-                graph, cache, *(part[rows[:, None], asked] for part in (seen.ids, seen.labels))
-            )
-        losses = {"text": text, "keep_score": kept}
+            ids, labels = (part[rows[:, None], asked] for part in (seen.ids, seen.labels))
+            hidden = _read(graph, cache, ids)
+            losses = {
+                "text": _text_loss(graph, hidden, labels),
+                "keep_score": kept,
+                "symmetry": _symmetry_loss(told, hidden[:, 0], labels[:, 0], seen.symmetry[rows]),
+                "mirror": mirror_loss(graph, image),
+            }
         descent.step(weigh(losses, recipe, "text"), course(step, recipe.steps))
         means.follow(losses)
-        texts.append(float(text.detach()))
+        texts.append(float(losses["text"].detach()))
         if (step + 1) % 200 == 0:
             _log.info("text step %d: %s", step + 1, means)
     tenth = max(1, recipe.steps // 10)
@@ -122,12 +145,12 @@ def _look(
     device = pool.images.device
     normalise = Normalise().to(device)
     values = torch.tensor(ORDERED_100.values, device=device)
-    tokens, logits, texts = [], [], []
+    tokens, logits, symmetry, texts = [], [], [], []
     for version in range(recipe.versions):
         for rows in torch.randperm(len(pool.images)).split(32):
-            images = pool.images[rows.to(device)].float() / 255
-            if version:
-                images = _part(images, recipe.least)
+            images = _cut(pool.images, rows, recipe) if version else pool.images[rows] / 255
+            if version % 3 == 2:
+                images = fold(images)
             if version % 2:
                 kind = int(torch.randint(len(augment.DISTORTIONS), ()))
                 images = augment.spoil(kind, images, torch.rand(len(images), device=device))
@@ -135,18 +158,23 @@ def _look(
             tokens.append(image_tokens(graph, pixels).half())
             logits.append(graph.read(graph.projector(tokens[-1].float())))
             scores = expected_score(logits[-1], values).tolist()
-            texts += [describe(f, s) for f, s in zip(facts(images.cpu()), scores, strict=True)]
-    ids, labels = _encode(tokenizer, texts, system)
-    return _Seen(torch.cat(tokens), torch.cat(logits), ids.to(device), labels.to(device))
+            measured = facts(images.cpu())
+            symmetry += [f.symmetry for f in measured]
+            texts += [describe(f, s) for f, s in zip(measured, scores, strict=True)]
+    ids, labels = (part.to(device) for part in _encode(tokenizer, texts, system))
+    target = torch.tensor(symmetry, device=device)
+    target = (target - target.mean()) / target.std()
+    return _Seen(torch.cat(tokens), torch.cat(logits), ids, labels, target)
 
 
-def _part(images: Tensor, least: float) -> Tensor:
-    """A square of (B, 3, H, H), its side ``least`` of theirs or more, mirrored every other time."""
-    whole = images.shape[-1]
-    side = round(whole * float(torch.empty(()).uniform_(least, 1)))
-    top, left = torch.randint(whole - side + 1, (2,)).tolist()
-    part = images[..., top : top + side, left : left + side]
-    return part.flip(-1) if float(torch.rand(())) < 0.5 else part
+def _cut(images: Tensor, rows: Tensor, recipe: TextRecipe) -> Tensor:
+    """Wholes or squares out of them, (b, 3, h, h) in 0..1; moved, half of them mirrored."""
+    side = images.shape[-1]
+    if float(torch.rand(())) < 0.5:
+        side = round(side * float(torch.empty(()).uniform_(recipe.least, 1)))
+    cut = cut_out(images, rows, (side, side), slack=recipe.shift)
+    augment.flip_some(cut)
+    return cut
 
 
 def _encode(tokenizer: Any, texts: Sequence[dict[str, str]], system: str) -> tuple[Tensor, Tensor]:
@@ -167,29 +195,45 @@ def _encode(tokenizer: Any, texts: Sequence[dict[str, str]], system: str) -> tup
     return ids, labels
 
 
-def _text_loss(
-    graph: ScoringGraph, cache: Sequence[KeyValue], ids: Tensor, labels: Tensor
-) -> Tensor:
-    """Mean cross-entropy over the answers' tokens.
-
-    Args:
-        cache: of B images.
-        ids, labels: (B, questions, T).
-    """
+def _read(graph: ScoringGraph, cache: Sequence[KeyValue], ids: Tensor) -> Tensor:
+    """(B, questions, T, LLM width) behind ``ids (B, questions, T)``, asked of B images' cache."""
     past = [
         (keys.repeat_interleave(ids.shape[1], 0), values.repeat_interleave(ids.shape[1], 0))
         for keys, values in cache
     ]
-    ids, wanted = ids.flatten(0, 1)[:, :-1], labels.flatten(0, 1)[:, 1:]
-    start, length = past[0][0].shape[2], ids.shape[1]
+    start, length = past[0][0].shape[2], ids.shape[2]
     hidden = run_blocks(
         graph.decoder.layers,
         graph.shape,
-        graph.decoder.embed_tokens(ids),
+        graph.decoder.embed_tokens(ids.flatten(0, 1)),
         past,
         graph.shape.rope(torch.arange(start, start + length, device=ids.device)),
         causal_mask(start, length, ids.device),
     )
+    return graph.decoder.norm(hidden).unflatten(0, ids.shape[:2])
+
+
+def _text_loss(graph: ScoringGraph, hidden: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy over the answers' tokens.
+
+    Args:
+        hidden: (B, questions, T, LLM width).
+        labels: (B, questions, T).
+    """
+    wanted = labels[..., 1:]
     answers = wanted != IGNORED
-    logits = graph.lm_head(graph.decoder.norm(hidden[answers]))
-    return F.cross_entropy(logits.float(), wanted[answers])
+    return F.cross_entropy(graph.lm_head(hidden[..., :-1, :][answers]).float(), wanted[answers])
+
+
+def _symmetry_loss(told: nn.Linear, hidden: Tensor, labels: Tensor, symmetry: Tensor) -> Tensor:
+    """Mean square error of the symmetry, told by each of the answer's tokens.
+
+    Args:
+        told: thrown away in the end.
+        hidden: (B, T, LLM width) of the composition's question and answer.
+        labels: (B, T) of the same.
+        symmetry: (B,).
+    """
+    answers = labels[:, 1:] != IGNORED
+    wanted = symmetry[:, None].expand(answers.shape)[answers]
+    return F.mse_loss(told(hidden[:, :-1][answers])[:, 0].float(), wanted)

@@ -1,0 +1,61 @@
+"""How a small language model learns to see whether a picture is symmetric.
+
+Shown pictures and the word for each, it learns the pictures by heart: it never finds out that a
+place is to be compared with its mirror image, though its image tokens hold what that would tell. So
+the first head of its first block is taught to look there, the pictures come folded, which makes any
+of them as symmetric as one likes, so that knowing a picture no longer tells the word, and what the
+word stands for is asked for as a number. It takes all three.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..artimuse_core.decoder import causal_mask, rotate, split_heads
+from ..artimuse_core.model import ScoringGraph
+
+
+def fold(images: Tensor) -> Tensor:
+    """(B, 3, H, W) more or less symmetric, or not although it looks as if.
+
+    Three in ten are put together from two halves, the others laid over one another, the second
+    half as strong as the first at most; what lies there is a picture's own mirror image, or in four
+    of ten another's.
+    """
+
+    def some(share: float) -> Tensor:
+        return (torch.rand(len(images), device=images.device) < share)[:, None, None, None]
+
+    mirrored = torch.where(some(0.6), images, images.roll(1, 0)).flip(-1)
+    strength = torch.rand(len(images), device=images.device)[:, None, None, None] / 2
+    middle = images.shape[-1] // 2
+    halves = torch.cat([images[..., :middle], mirrored[..., middle:]], dim=-1)
+    return torch.where(some(0.3), halves, images.lerp(mirrored, strength))
+
+
+def mirror_loss(graph: ScoringGraph, image: Tensor) -> Tensor:
+    """Cross-entropy of the first head's attention: from each place to its mirror image.
+
+    Args:
+        image: (B, tokens, LLM width), whose right half looks at the left half before it.
+    """
+    side = round(image.shape[1] ** 0.5)
+    places = torch.arange(side * side, device=image.device)
+    right = places[places % side >= (side + 1) // 2]
+    keys, _ = graph.prefix()[0]
+    start, layer, shape = keys.shape[2], graph.decoder.layers[0], graph.shape
+    cos, sin = shape.rope(start + places)
+    normed = layer.input_layernorm(image)
+    k, q = (
+        rotate(split_heads(product(normed), heads)[:, :1], cos, sin)
+        for product, heads in (
+            (layer.self_attn.k_proj, shape.kv_heads),
+            (layer.self_attn.q_proj, shape.heads),
+        )
+    )
+    k = torch.cat([keys[:, :1].expand(len(k), -1, -1, -1), k], dim=2)
+    alike = q @ k.mT / shape.head_dim**0.5
+    alike = alike.masked_fill(~causal_mask(start, len(places), image.device), float("-inf"))
+    mirrored = start + right + side - 1 - 2 * (right % side)
+    return -alike.log_softmax(-1)[:, 0, right, mirrored].mean()
