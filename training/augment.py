@@ -36,9 +36,9 @@ def noise(images: Tensor, severity: Tensor) -> Tensor:
     """Gaussian, σ from 0.04 to 0.5 of the range; half of the pictures get grey noise."""
     sigma = 0.04 * 12.5**severity
     grain = torch.randn_like(images)
-    grey = (torch.rand(len(images), device=images.device) < 0.5)[:, None, None, None]
+    grey = per_image(torch.rand(len(images), device=images.device) < 0.5)
     grain = torch.where(grey, grain[:, :1], grain)
-    return (images + _per_image(sigma) * grain).clamp(0, 1)
+    return (images + per_image(sigma) * grain).clamp(0, 1)
 
 
 def underexposure(images: Tensor, severity: Tensor) -> Tensor:
@@ -53,19 +53,19 @@ def overexposure(images: Tensor, severity: Tensor) -> Tensor:
 
 def _expose(images: Tensor, stops: Tensor) -> Tensor:
     gamma = torch.where(torch.rand(len(images), device=images.device) < 2 / 3, 2.2, 1.0)
-    return (images.clamp(0, 1) * _per_image(2 ** (stops / gamma))).clamp_(0, 1)
+    return (images.clamp(0, 1) * per_image(2 ** (stops / gamma))).clamp_(0, 1)
 
 
 def veil(images: Tensor, severity: Tensor) -> Tensor:
     """A grey layer over the picture, 35% to 97% opaque."""
-    opacity = _per_image(0.35 + 0.62 * severity)
-    grey = _per_image(torch.rand_like(severity) * 0.5 + 0.25)
+    opacity = per_image(0.35 + 0.62 * severity)
+    grey = per_image(torch.rand_like(severity) * 0.5 + 0.25)
     return images * (1 - opacity) + grey * opacity
 
 
 def posterise(images: Tensor, severity: Tensor) -> Tensor:
     """Banding: 10 down to 2 levels a channel."""
-    steps = _per_image((10 - 8 * severity).round() - 1)
+    steps = per_image((10 - 8 * severity).round() - 1)
     return (images * steps).round() / steps
 
 
@@ -176,9 +176,9 @@ def worthless(count: int, size: int, device: torch.device) -> Tensor:
     mode = "nearest" if float(torch.rand(())) < 0.5 else "bicubic"
     speckle = F.interpolate(speckle, size=(size, size), mode=mode).clamp(0, 1)
     normal = (0.5 + 0.25 * torch.randn(count, 3, size, size, device=device)).clamp(0, 1)
-    speckle = torch.where(_per_image(_coin(speckle) > 0), speckle, normal)
+    speckle = torch.where(per_image(_coin(speckle) > 0), speckle, normal)
     # Scaled down from a larger picture, pure noise keeps its look and loses its contrast.
-    fade = _per_image(torch.rand(count, device=device)) * (_per_image(_coin(speckle)) > 0)
+    fade = per_image(torch.rand(count, device=device)) * (per_image(_coin(speckle)) > 0)
     speckle = 0.5 + (speckle - 0.5) * (1 - 0.9 * fade)
     ramp = torch.linspace(0, 1, size, device=device).expand(count, 3, size, size)
     ramp = colour * ramp + torch.rand_like(colour) * (1 - ramp)
@@ -223,5 +223,6 @@ def _coin(images: Tensor) -> Tensor:
     return torch.rand(len(images), device=images.device) - 0.5
 
 
-def _per_image(values: Tensor) -> Tensor:
+def per_image(values: Tensor) -> Tensor:
+    """(B,) → (B, 1, 1, 1), to go with images."""
     return values[:, None, None, None]

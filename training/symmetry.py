@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..artimuse_core.decoder import causal_mask, rotate, split_heads
 from ..artimuse_core.model import ScoringGraph
+from .augment import per_image
 
 
 def fold(images: Tensor) -> Tensor:
@@ -24,14 +25,14 @@ def fold(images: Tensor) -> Tensor:
     of ten another's.
     """
 
-    def some(share: float) -> Tensor:
-        return (torch.rand(len(images), device=images.device) < share)[:, None, None, None]
+    def drawn() -> Tensor:
+        return per_image(torch.rand(len(images), device=images.device))
 
-    mirrored = torch.where(some(0.6), images, images.roll(1, 0)).flip(-1)
-    strength = torch.rand(len(images), device=images.device)[:, None, None, None] / 2
+    mirrored = torch.where(drawn() < 0.6, images, images.roll(1, 0)).flip(-1)
+    strength = drawn() / 2
     middle = images.shape[-1] // 2
     halves = torch.cat([images[..., :middle], mirrored[..., middle:]], dim=-1)
-    return torch.where(some(0.3), halves, images.lerp(mirrored, strength))
+    return torch.where(drawn() < 0.3, halves, images.lerp(mirrored, strength))
 
 
 def mirror_loss(graph: ScoringGraph, image: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..artimuse_core.attributes import ATTRIBUTES
+from ..artimuse_core.attributes import ATTRIBUTES, attribute
 from ..artimuse_core.decoder import KeyValue, causal_mask, run_blocks
 from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.prompts import IM_END, attribute_question, chat_prompt
@@ -36,7 +36,7 @@ from .vision import Normalise, image_tokens
 
 _log = logging.getLogger(__name__)
 
-_COMPOSITION = [attribute.key for attribute in ATTRIBUTES].index("composition_design")
+_COMPOSITION = ATTRIBUTES.index(attribute("composition_design"))
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TextRecipe:
     """Of each picture: as it is, then moved or a part of it, mirrored or not; every other version
     spoiled, every third folded before, see :func:`.symmetry.fold`."""
     least: float = 0.6
-    """Of its sides, in such a part; every other batch is of wholes."""
+    """Of its sides, in such a part; half of the batches are of wholes."""
     shift: int = 13
     """Pixels by which a version may reach over the edge."""
     seed: int = 0
@@ -180,9 +180,9 @@ def _cut(images: Tensor, rows: Tensor, recipe: TextRecipe) -> Tensor:
 def _encode(tokenizer: Any, texts: Sequence[dict[str, str]], system: str) -> tuple[Tensor, Tensor]:
     """``ids`` and ``labels`` of :class:`_Seen`."""
     rows, learnt = [], []
-    for attribute in ATTRIBUTES:
-        asked = chat_prompt(attribute_question(attribute), system).after
-        said = [text[attribute.name] + IM_END for text in texts]
+    for about in ATTRIBUTES:
+        asked = chat_prompt(attribute_question(about), system).after
+        said = [text[about.name] + IM_END for text in texts]
         question, *answers = tokenizer([asked, *said], add_special_tokens=False).input_ids
         rows += [torch.tensor(question + answer) for answer in answers]
         learnt += [torch.tensor([IGNORED] * len(question) + answer) for answer in answers]
