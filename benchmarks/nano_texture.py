@@ -2,7 +2,7 @@
 
 A dictionary of small patches learnt without ratings, patterns of the finest detail, and kernel
 regression on both (training/texture.py): on the test part, and on every prompt in turn, learnt from
-four fifths of the others. Takes five minutes or more on two cores.
+the other four fifths, or from more (--folds). Takes five minutes or more on two cores.
 
     python benchmarks/nano_texture.py --data AGIQA-3K-FOLDER [--floor 0 --atoms 256 256 256 256]
     python benchmarks/nano_texture.py --data … --group-width 0 --ridge 0.005
@@ -42,6 +42,7 @@ def main() -> None:
         "--group-width", type=float, default=usual.group_width,
         help="of the kernel over what is told of generators; 0: they are not told",
     )  # fmt: skip
+    parser.add_argument("--folds", type=int, default=5, help="that all prompts are cut into")
     options = parser.parse_args()
     parts = agiqa3k.split(agiqa3k.load(options.data))
     learnt, held = [*parts["train"], *parts["validation"]], parts["test"]
@@ -62,7 +63,7 @@ def main() -> None:
     said = texture.regression(features[:known], learns, recipe)(features[known:])
     print(f"{machine.describe()}\n\nThe test part:\n")
     report(said, held)
-    turns = replace(recipe, folds=5, rounds=1)
+    turns = replace(recipe, folds=options.folds, rounds=1)
     print("\nEvery prompt in turn:\n")
     report(texture.out_of_fold(features, labels, turns), everyone)
 
