@@ -128,13 +128,17 @@ class ScoringGraph(nn.Module):
 
     def read(self, image: Tensor) -> Tensor:
         """Image tokens (B, tokens, LLM width) → (B, K) score logits."""
+        return self.tell(self.final_states(image))
+
+    def final_states(self, image: Tensor) -> Tensor:
+        """Image tokens (B, tokens, LLM width) → normed states (B, TAIL, LLM width) at the end."""
         after = self._after_embeddings().expand(image.shape[0], -1, -1)
         hidden = torch.cat([image, after], dim=1)
-        return self._score(self._decode(hidden, self.prefix(), last_only=True))
+        return self.decoder.norm(self._decode(hidden, self.prefix(), last_only=True))
 
-    def _score(self, hidden: Tensor) -> Tensor:
-        """The last block's final positions (B, TAIL, width) → (B, K) fp32 logits of the last."""
-        return F.linear(self.decoder.norm(hidden), self._score_head())[:, -1].float()
+    def tell(self, states: Tensor) -> Tensor:
+        """:meth:`final_states` (B, TAIL, LLM width) → (B, K) fp32 score logits of the last."""
+        return F.linear(states, self._score_head())[:, -1].float()
 
     # --- vision ---------------------------------------------------------------------------------
 
@@ -211,7 +215,7 @@ class ScoringGraph(nn.Module):
         hidden = self._after_embeddings().expand(prefilled[0][0].shape[0], -1, -1)
         if self.answers is not None:
             return self._weigh(hidden, prefilled, self.answers)
-        return self._score(self._decode(hidden, prefilled, last_only=True))
+        return self.tell(self.decoder.norm(self._decode(hidden, prefilled, last_only=True)))
 
     def _weigh(
         self, after: Tensor, prefilled: Sequence[KeyValue], answers: Sequence[Sequence[int]]

@@ -133,7 +133,8 @@ def test_the_text_stage_learns_to_write_and_keeps_the_score(rated, tmp_path) -> 
 
     @torch.no_grad()
     def answers() -> tuple[torch.Tensor, float]:
-        mirror = mirror_loss(graph, graph.projector(image_tokens(graph, pixels)))
+        image = graph.projector(image_tokens(graph, pixels))
+        mirror = mirror_loss(graph, image, graph.prefill_tokens(image)[0][0])
         return torch.softmax(graph(pixels), 1) @ VALUES, float(mirror)
 
     before, elsewhere = answers()

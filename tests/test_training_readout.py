@@ -23,9 +23,10 @@ from artimuse.training.score_batches import (
 )
 from artimuse.training.score_terms import score_losses
 from artimuse.training.taught_views import Taught
+from artimuse.training.texture import PrincipalComponents
 from artimuse.training.vision import mean_token, mean_tokens, predict, see
 
-from .tiny_nano import CPU, SIDE, TINY, VALUES, teach_redness
+from .tiny_nano import CPU, SIDE, TINY, VALUES, redness, teach_redness
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,17 @@ def test_the_judge_tells_redness_of_pictures_it_has_not_seen(rated, taught, judg
     assert 0 <= float(says.min()) <= float(says.max()) <= 100
 
 
+def test_its_reasons_are_what_it_goes_by(rated, taught, judges) -> None:
+    graph, _, told = taught
+    unseen = nano.load_pool(agiqa3k.load(rated)[120:], 0, CPU).images
+    pooled = mean_tokens(graph, unseen)
+    reasons = judges.reasons(pooled)
+    components, words = reasons[:, :-2], reasons[:, -2:] * 25 + 50
+    torch.testing.assert_close(words.mean(1).clamp(0, 100), judges.clean(pooled))
+    wanted = PrincipalComponents(told.looks, 2, power=0.5)(redness(unseen))
+    assert metrics.srcc(components[:, 0], wanted[:, 0]) > 0.6
+
+
 def test_spoiled_pictures_are_judged_lower_the_severer_their_fault(taught, seen, judges) -> None:
     _, _, told = taught
     spoiled = told.views.kind != UNKNOWN
@@ -78,7 +90,7 @@ def test_the_spread_is_larger_where_the_teacher_was_wrong(taught, seen) -> None:
 
 
 def test_the_readout_learns_what_the_judge_says_and_the_tower_stands(
-    rated, taught, tmp_path
+    rated, taught, seen, judges, tmp_path
 ) -> None:
     _, pool, told = taught
     graph = nano.build(TINY, tmp_path)
@@ -87,6 +99,7 @@ def test_the_readout_learns_what_the_judge_says_and_the_tower_stands(
     recipe = replace(TINY.readout, batches=40, steps=200, ema=0.9)
     losses = train_readout(graph, pool, told, recipe)
     assert losses.keys() >= {"tokens", "expectation", "rank", "mirror"}
+    assert losses["reasons"] < 0.3 * float(judges.reasons(seen[0][0]).square().mean())
     for name, weight in graph.vision.state_dict().items():
         torch.testing.assert_close(weight, before[name], rtol=0, atol=0)
     unseen = agiqa3k.load(rated)[120:]
@@ -113,18 +126,23 @@ def constant(points: float) -> readout_stage.Regression:
     return lambda pooled: torch.full([len(pooled)], points)
 
 
+def first_two(pooled: torch.Tensor) -> torch.Tensor:
+    return pooled[:, :2]
+
+
 def test_a_lesson_is_what_the_judges_say(taught) -> None:
     graph, pool, _ = taught
     recipe = replace(TINY.readout, margin=0.5)
     [stored] = readout_stage._store(graph, pool, 1, recipe.batch)
 
-    judges = Judges(constant(40.0), constant(20.0), constant(7.0))
+    judges = Judges(constant(40.0), constant(20.0), constant(7.0), first_two)
     lesson = readout_stage._judged(stored, judges, recipe, VALUES)
     batch, target = lesson.batch, lesson.target
     assert batch.score[batch.kind == WORTHLESS].unique().tolist() == [0]
     assert batch.score[batch.kind == CLEAN].unique().tolist() == [40]
     assert batch.score[batch.spoiled].unique().tolist() == [20]
     torch.testing.assert_close(batch.margin, stored.margin / 2)
+    torch.testing.assert_close(lesson.reasons, first_two(mean_token(stored.pixels)))
     torch.testing.assert_close(target.sum(1), torch.ones(len(batch.kind)))
     mean = target @ VALUES
     spread = (target @ VALUES.square() - mean.square()).sqrt()
@@ -134,7 +152,8 @@ def test_a_lesson_is_what_the_judges_say(taught) -> None:
 
 def test_other_lessons_lend_their_clean_views_and_no_copies(taught) -> None:
     graph, pool, _ = taught
-    judges = Judges(lambda pooled: pooled[:, 3], lambda pooled: pooled[:, 5] - 9, constant(7.0))
+    clean, spoiled = (lambda pooled: pooled[:, 3]), (lambda pooled: pooled[:, 5] - 9)
+    judges = Judges(clean, spoiled, constant(7.0), first_two)
     own, *others = (
         readout_stage._judged(batch, judges, TINY.readout, VALUES)
         for batch in readout_stage._store(graph, pool, 3, TINY.readout.batch)
@@ -151,7 +170,8 @@ def test_other_lessons_lend_their_clean_views_and_no_copies(taught) -> None:
     torch.testing.assert_close(lesson.batch.pixels[count:], torch.cat(lent))
     assert lesson.batch.kind[count:].unique().tolist() == [CLEAN]
     seen = mean_token(lesson.batch.pixels[count:])
-    torch.testing.assert_close(lesson.batch.score[count:], seen[:, 3])
+    torch.testing.assert_close(lesson.batch.score[count:], clean(seen))
+    torch.testing.assert_close(lesson.reasons[count:], first_two(seen))
     assert lesson.target.shape == (len(lesson.batch.kind), len(VALUES))
 
 

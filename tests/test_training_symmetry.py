@@ -42,7 +42,8 @@ def test_the_first_head_learns_to_look_at_the_mirrored_place(tmp_path, monkeypat
     learnt = torch.optim.Adam([*first.q_proj.parameters(), *first.k_proj.parameters()], 0.01)
     losses = []
     for _ in range(150):
-        loss = mirror_loss(graph, places + 0.3 * torch.randn(8, side * side, width))
+        image = places + 0.3 * torch.randn(8, side * side, width)
+        loss = mirror_loss(graph, image, graph.prefill_tokens(image)[0][0])
         learnt.zero_grad()
         loss.backward()
         learnt.step()

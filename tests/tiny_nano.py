@@ -39,6 +39,7 @@ TINY = NanoConfig(
         batches=2,
         dark_batches=1,
         steps=3,
+        components=2,
         batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2),
     ),
     text=None,

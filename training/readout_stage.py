@@ -9,6 +9,10 @@ third says what spoiled views are worth, as a smooth function of what can be see
 rating would be noise, for its copy does not show it. And a fourth says how far off the first two
 will be, learnt from the teacher's errors on prompts that it had not seen: the spread to report.
 
+One number a picture says little of how the judges come to it. So the state that the score is told
+from has to tell besides, by a linear layer that is thrown away, what the judges go by: what the
+teacher would see, and what either of the two says of it.
+
 What copies teach is not true of clean pictures that look like them, so a step sees the clean views
 of several batches and the copies of one. And a dark picture that is brightened until it clips looks
 better to what has been learnt by then, so some batches have the darkest of their pictures
@@ -19,12 +23,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ..artimuse_core.model import ScoringGraph
 from ..artimuse_core.score_tokens import ORDERED_100
@@ -47,8 +52,9 @@ from .score_batches import (
     margin_of,
     soft_target,
 )
-from .score_terms import highest, score_losses
+from .score_terms import MIDDLE, POINTS, highest, score_losses
 from .taught_views import Taught
+from .texture import PrincipalComponents
 from .vision import Normalise, image_tokens, mean_token, mean_tokens, see
 
 _log = logging.getLogger(__name__)
@@ -62,7 +68,7 @@ class ReadoutRecipe:
     """Of views, stored."""
     others: int = 2
     """Batches whose clean views a step sees besides all of one."""
-    steps: int = 800
+    steps: int = 1000
     learning_rate: float = 3e-3
     """Peak; a tenth of the steps warm-up, then a cosine to nothing."""
     matrix_rate: float = 0.02
@@ -90,6 +96,10 @@ class ReadoutRecipe:
     rank: float = 16.0
     mirror: float = 0.4
     """Weights of the terms of :func:`.score_terms.score_losses`."""
+    reasons: float = 1.0
+    """Weight of telling :attr:`Judges.reasons`."""
+    components: int = 64
+    """Principal components of the teacher's looks among these."""
     batch: BatchRecipe = field(
         default_factory=lambda: BatchRecipe(
             spoiled=0.6, mirrored=0.2, unrated=8, worthless=6, least=0.35
@@ -123,8 +133,10 @@ def train_readout(
     dark = lessons(recipe.dark_batches, replace(recipe.batch, dark=True))
     weights, matrices = behind_the_tower(graph)
     average = MovingAverage(weights, recipe.ema)
+    explains = nn.Linear(graph.lm_head.in_features, views[0].reasons.shape[1], device=device)
+    nn.init.zeros_(explains.weight)
     descent = Descent(
-        weights,
+        [*weights, *explains.parameters()],
         matrices,
         learning_rate=recipe.learning_rate,
         matrix_rate=recipe.matrix_rate,
@@ -135,8 +147,11 @@ def train_readout(
         first = _one_of(dark if float(torch.rand(())) < recipe.dark_share else views)
         lesson = _with_clean(first, [_one_of(views) for _ in range(recipe.others)])
         with fast_products(device):
-            logits = graph.read(graph.projector(lesson.batch.pixels.float()))
+            states = graph.final_states(graph.projector(lesson.batch.pixels.float()))
+            logits = graph.tell(states)
+        clean = lesson.batch.kind == CLEAN
         losses = score_losses(logits, lesson.target, lesson.batch, values)
+        losses["reasons"] = F.mse_loss(explains(states[clean, -1]), lesson.reasons[clean])
         descent.step(weigh(losses, recipe), course(step, recipe.steps))
         average.follow(step)
         means.follow(losses)
@@ -148,7 +163,10 @@ def train_readout(
 
 @dataclass(frozen=True)
 class Judges:
-    """Regressions on the mean of a picture's tokens: (B, width) → (B,) score points."""
+    """Regressions on the mean of a picture's tokens: (B, width) → (B,) score points.
+
+    But for :attr:`reasons`.
+    """
 
     clean: Regression
     """What a clean picture is worth, 0..100."""
@@ -156,6 +174,10 @@ class Judges:
     """What a spoiled one is worth."""
     spread: Regression
     """How far off the first will be, as a standard deviation."""
+    reasons: Callable[[Tensor], Tensor]
+    """(B, width) → (B, R) what the first goes by: principal components of what the teacher would
+    see; what the teacher says of that, and what regression says at once, both in units of
+    ``POINTS`` from ``MIDDLE``."""
 
 
 def fit_judges(
@@ -171,10 +193,16 @@ def fit_judges(
     fit = partial(KernelRegression, width=recipe.width, ridge=recipe.ridge)
     known = torch.cat([score[:, None], taught.looks], dim=1)
     tells = fit(seen.flatten(0, 1), known.repeat(len(seen), 1))
+    components = PrincipalComponents(taught.looks, recipe.components, power=0.5)
 
     def clean(pooled: Tensor) -> Tensor:
         told = tells(pooled)
         return ((told[:, 0] + taught.says(told[:, 1:])) / 2).clamp(0, 100)
+
+    def reasons(pooled: Tensor) -> Tensor:
+        told = tells(pooled)
+        words = torch.stack([taught.says(told[:, 1:]), told[:, 0]], dim=1)
+        return torch.cat([components(told[:, 1:]), (words - MIDDLE) / POINTS], dim=1)
 
     rows = taught.views.kind != UNKNOWN
     original, severity = score[taught.views.original[rows]], taught.views.severity[rows]
@@ -189,6 +217,7 @@ def fit_judges(
         clean,
         lambda pooled: clean(pooled).minimum(below(pooled).clamp_min(0)),
         lambda pooled: error(pooled) * math.sqrt(math.pi / 2),
+        reasons,
     )
 
 
@@ -241,6 +270,8 @@ class _Lesson:
     batch: Batch
     target: Tensor
     """(B, K) distributions over the score tokens, of means ``batch.score``."""
+    reasons: Tensor
+    """(B, R) :attr:`Judges.reasons`, which are asked of clean views."""
 
 
 def _judged(batch: Batch, judges: Judges, recipe: ReadoutRecipe, values: Tensor) -> _Lesson:
@@ -251,7 +282,7 @@ def _judged(batch: Batch, judges: Judges, recipe: ReadoutRecipe, values: Tensor)
     score[batch.spoiled] = judges.spoiled(pooled[batch.spoiled])
     spread[batch.kind == WORTHLESS] = 0  # no narrower than a soft target can be
     judged = replace(batch, score=score, margin=recipe.margin * batch.margin)
-    return _Lesson(judged, soft_target(score, spread, values))
+    return _Lesson(judged, soft_target(score, spread, values), judges.reasons(pooled))
 
 
 def _one_of(lessons: Sequence[_Lesson]) -> _Lesson:
@@ -260,6 +291,9 @@ def _one_of(lessons: Sequence[_Lesson]) -> _Lesson:
 
 def _with_clean(lesson: _Lesson, others: Sequence[_Lesson]) -> _Lesson:
     """``lesson``, and behind it the clean views of the ``others``."""
-    batches = [lesson.batch, *(clean_views(other.batch) for other in others)]
-    targets = [lesson.target, *(other.target[other.batch.kind == CLEAN] for other in others)]
-    return _Lesson(concatenate(batches), torch.cat(targets))
+    lent = [(other, other.batch.kind == CLEAN) for other in others]
+    return _Lesson(
+        concatenate([lesson.batch, *(clean_views(other.batch) for other in others)]),
+        torch.cat([lesson.target, *(other.target[rows] for other, rows in lent)]),
+        torch.cat([lesson.reasons, *(other.reasons[rows] for other, rows in lent)]),
+    )

@@ -16,6 +16,8 @@ from .score_batches import CLEAN, UNKNOWN, Batch
 
 ROOM = 0.8
 """Share of a picture's score by which a margin may lie below it: a poor one has little room."""
+MIDDLE, POINTS = 50.0, 25.0
+"""Errors are those of (score - MIDDLE) / POINTS; a head that tells it starts in the middle."""
 POOR = 20.0
 """Least score, points, by which it is measured what a copy lacks of its margin."""
 
@@ -40,7 +42,7 @@ def score_losses(logits: Tensor, target: Tensor, batch: Batch, values: Tensor) -
     lacking = F.relu(margin - (original - spoiled)) / original.detach().clamp_min(POOR)
     return {
         "tokens": cross_entropy.mean(),
-        "expectation": ((expected - batch.score) / 25).square().mean(),
+        "expectation": ((expected - batch.score) / POINTS).square().mean(),
         "correlation": 1 - _correlation(expected[clean], batch.score[clean]),
         "mirror": ((expected[batch.seen] - expected[batch.mirrored]) / 5).square().mean()
         if len(batch.seen)

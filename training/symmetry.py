@@ -35,28 +35,22 @@ def fold(images: Tensor) -> Tensor:
     return torch.where(drawn() < 0.3, halves, images.lerp(mirrored, strength))
 
 
-def mirror_loss(graph: ScoringGraph, image: Tensor) -> Tensor:
+def mirror_loss(graph: ScoringGraph, image: Tensor, keys: Tensor) -> Tensor:
     """Cross-entropy of the first head's attention: from each place to its mirror image.
 
     Args:
         image: (B, tokens, LLM width), whose right half looks at the left half before it.
+        keys: (B, KV heads, prefix + tokens, head dim) of the first block, as ``prefill_tokens``
+            makes them of ``image``.
     """
     side = round(image.shape[1] ** 0.5)
     places = torch.arange(side * side, device=image.device)
     right = places[places % side >= (side + 1) // 2]
-    keys, _ = graph.prefix()[0]
-    start, layer, shape = keys.shape[2], graph.decoder.layers[0], graph.shape
-    cos, sin = shape.rope(start + places)
-    normed = layer.input_layernorm(image)
-    k, q = (
-        rotate(split_heads(product(normed), heads)[:, :1], cos, sin)
-        for product, heads in (
-            (layer.self_attn.k_proj, shape.kv_heads),
-            (layer.self_attn.q_proj, shape.heads),
-        )
-    )
-    k = torch.cat([keys[:, :1].expand(len(k), -1, -1, -1), k], dim=2)
-    alike = q @ k.mT / shape.head_dim**0.5
+    start = keys.shape[2] - len(places)
+    layer, shape = graph.decoder.layers[0], graph.shape
+    queries = split_heads(layer.self_attn.q_proj(layer.input_layernorm(image)), shape.heads)
+    q = rotate(queries[:, :1], *shape.rope(start + places))
+    alike = q @ keys[:, :1].mT / shape.head_dim**0.5
     alike = alike.masked_fill(~causal_mask(start, len(places), image.device), float("-inf"))
     mirrored = start + right + side - 1 - 2 * (right % side)
     return -alike.log_softmax(-1)[:, 0, right, mirrored].mean()

@@ -120,12 +120,16 @@ def train_text(
                 log_target=True, reduction="batchmean",
             )  # fmt: skip
             ids, labels = (part[rows[:, None], asked] for part in (seen.ids, seen.labels))
-            hidden = _read(graph, cache, ids)
+            answers = labels[..., 1:] != IGNORED  # where they are to be told from
+            hidden = graph.decoder.norm(_read(graph, cache, ids[..., :-1])[answers])
+            composition = answers.clone()
+            composition[:, 1:] = False
+            symmetry = seen.symmetry[rows, None, None].expand(answers.shape)[composition]
             losses = {
-                "text": _text_loss(graph, hidden, labels),
+                "text": F.cross_entropy(graph.lm_head(hidden).float(), labels[..., 1:][answers]),
                 "keep_score": kept,
-                "symmetry": _symmetry_loss(told, hidden[:, 0], labels[:, 0], seen.symmetry[rows]),
-                "mirror": mirror_loss(graph, image),
+                "symmetry": F.mse_loss(told(hidden[composition[answers]])[:, 0].float(), symmetry),
+                "mirror": mirror_loss(graph, image, cache[0][0]),
             }
         descent.step(weigh(losses, recipe, "text"), course(step, recipe.steps))
         means.follow(losses)
@@ -196,44 +200,17 @@ def _encode(tokenizer: Any, texts: Sequence[dict[str, str]], system: str) -> tup
 
 
 def _read(graph: ScoringGraph, cache: Sequence[KeyValue], ids: Tensor) -> Tensor:
-    """(B, questions, T, LLM width) behind ``ids (B, questions, T)``, asked of B images' cache."""
+    """(B, questions, T, LLM width), not normed, of ``ids (B, questions, T)`` behind B images."""
     past = [
         (keys.repeat_interleave(ids.shape[1], 0), values.repeat_interleave(ids.shape[1], 0))
         for keys, values in cache
     ]
     start, length = past[0][0].shape[2], ids.shape[2]
-    hidden = run_blocks(
+    return run_blocks(
         graph.decoder.layers,
         graph.shape,
         graph.decoder.embed_tokens(ids.flatten(0, 1)),
         past,
         graph.shape.rope(torch.arange(start, start + length, device=ids.device)),
         causal_mask(start, length, ids.device),
-    )
-    return graph.decoder.norm(hidden).unflatten(0, ids.shape[:2])
-
-
-def _text_loss(graph: ScoringGraph, hidden: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over the answers' tokens.
-
-    Args:
-        hidden: (B, questions, T, LLM width).
-        labels: (B, questions, T).
-    """
-    wanted = labels[..., 1:]
-    answers = wanted != IGNORED
-    return F.cross_entropy(graph.lm_head(hidden[..., :-1, :][answers]).float(), wanted[answers])
-
-
-def _symmetry_loss(told: nn.Linear, hidden: Tensor, labels: Tensor, symmetry: Tensor) -> Tensor:
-    """Mean square error of the symmetry, told by each of the answer's tokens.
-
-    Args:
-        told: thrown away in the end.
-        hidden: (B, T, LLM width) of the composition's question and answer.
-        labels: (B, T) of the same.
-        symmetry: (B,).
-    """
-    answers = labels[:, 1:] != IGNORED
-    wanted = symmetry[:, None].expand(answers.shape)[answers]
-    return F.mse_loss(told(hidden[:, :-1][answers])[:, 0].float(), wanted)
+    ).unflatten(0, ids.shape[:2])

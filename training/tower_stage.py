@@ -25,15 +25,12 @@ from . import augment
 from .descent import Descent, MovingAverage, RunningMeans, course, inner_matrices, weigh
 from .half_products import fast_products
 from .score_batches import KINDS, UNKNOWN, BatchRecipe, Pool, cut_out, draw_batch, margin_of
-from .score_terms import class_loss, highest, known_error
+from .score_terms import MIDDLE, POINTS, class_loss, highest, known_error
 from .taught_views import Taught
 from .texture import PrincipalComponents
 from .vision import Normalise, image_tokens, mean_token
 
 _log = logging.getLogger(__name__)
-
-_MIDDLE, _POINTS = 50.0, 25.0
-"""The head tells a score as (score - _MIDDLE) / _POINTS, so that it starts in the middle."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ class TowerHead(nn.Module):
         """(B, width) → components (B, C), score (B,) in points, logits of the fault (B, KINDS)."""
         pooled = self.norm(pooled)
         told = self.layers(pooled)
-        return told[:, :-1], told[:, -1] * _POINTS + _MIDDLE, self.kind(pooled)
+        return told[:, :-1], told[:, -1] * POINTS + MIDDLE, self.kind(pooled)
 
 
 @dataclass
@@ -166,7 +163,7 @@ def train_tower(graph: ScoringGraph, pool: Pool, taught: Taught, recipe: TowerRe
         worth = torch.where(lesson.score.isnan(), score.detach(), lesson.score)
         losses = {
             "texture": known_error(texture, lesson.texture),
-            "score": F.mse_loss(score, worth.minimum(lesson.ceiling)) / _POINTS**2,
+            "score": F.mse_loss(score, worth.minimum(lesson.ceiling)) / POINTS**2,
             "kind": class_loss(kind, lesson.kind),
         }
         descent.step(weigh(losses, recipe, unit="texture"), course(step, recipe.steps))
