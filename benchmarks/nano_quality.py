@@ -1,6 +1,6 @@
 """How far to trust the embedded model: agreement with people, and its behaviour on spoiled images.
 
-All on prompts it was never trained on, through the shipped bundle and the decoder that users run.
+All on prompts that it was never trained on (see `held_out.py`), read by the decoder that users run.
 
     python benchmarks/nano_quality.py --data AGIQA-3K-FOLDER [--model DIR] [--against DIR]
 
@@ -20,10 +20,10 @@ from PIL import Image
 
 from artimuse import Scorer
 from artimuse.artimuse_core.images import load_image
-from artimuse.artimuse_core.scorer import NANO
 from artimuse.training.datasets import agiqa3k
 from artimuse.training.metrics import Agreement, agreement, bootstrap_interval, plcc, srcc, within
 
+import held_out
 import machine
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "examples"))
@@ -111,30 +111,26 @@ def print_difference(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="AGIQA-3K: labels.csv, images/")
-    parser.add_argument("--model", default=NANO, help="a bundle or checkpoint; nano by default")
     parser.add_argument("--against", help="another, to be compared with in pairs")
     parser.add_argument("--side", type=int, help="of the pictures that are spoiled, pixels")
-    options = parser.parse_args()
-    ratings = agiqa3k.load(options.data)
-    held_out = agiqa3k.split(ratings)["test"]
-    files = [rating.image for rating in held_out]
+    options, ratings = held_out.parse(parser)
+    files = [rating.image for rating in ratings]
     scorer = Scorer.load(options.model, "cpu")
     print(f"{machine.describe()}; {scorer.card}\n")
 
     results = scorer.score(files)
     predicted = np.array([result.score for result in results])
     spread = np.array([result.std for result in results])
-    human = np.array([rating.score for rating in held_out])
-    figures = agreement(predicted, held_out)
-    prompts = {rating.prompt for rating in held_out}
-    print(f"{figures.n} images of {len(prompts)} prompts never trained on:\n")
+    human = np.array([rating.score for rating in ratings])
+    figures = agreement(predicted, ratings)
+    prompts = {rating.prompt for rating in ratings}
+    print(f"{figures.n} images of {len(prompts)} prompts, the test part:\n")
     print_agreement(figures)
     print(f"| mean error, points | {np.abs(predicted - human).mean():.1f} | |")
 
     if options.against:
         other = np.array([r.score for r in Scorer.load(options.against, "cpu").score(files)])
-        print_difference(predicted, other, held_out)
+        print_difference(predicted, other, ratings)
 
     print("\n| reported spread, quarter | spread | mean error, points |")
     print("|---|---|---|")
@@ -157,7 +153,7 @@ def main() -> None:
     mirrored = changed(scorer, files, lambda i: i.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
     print(f"\nmirrored left to right: {np.abs(mirrored - predicted).mean():.2f} points on average")
 
-    lowest = np.quantile([rating.score for rating in ratings], 0.1)
+    lowest = np.quantile([rating.score for rating in agiqa3k.load(options.data)], 0.1)
     pictures = worthless()
     poor = scores(scorer, list(pictures.values()))
     above = [name for name, score in zip(pictures, poor, strict=True) if score > lowest]

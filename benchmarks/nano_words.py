@@ -1,7 +1,7 @@
 """How often the embedded model's words are right: what its critiques say, and what can be measured.
 
-On pictures of prompts it was never trained on, through the shipped bundle; beside it, how often
-the commonest word would be right. Takes a few minutes on two cores.
+On pictures of prompts that it was never trained on (see `held_out.py`); beside it, how often the
+commonest word would be right. Takes a few minutes on two cores.
 
     python benchmarks/nano_words.py --data AGIQA-3K-FOLDER [--model DIR]
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,11 +18,10 @@ import torch
 from artimuse.artimuse_core.attributes import ATTRIBUTES
 from artimuse.artimuse_core.critic import Critic
 from artimuse.artimuse_core.models import locate
-from artimuse.artimuse_core.scorer import NANO
 from artimuse.training import nano
-from artimuse.training.datasets import agiqa3k
 from artimuse.training.descriptions import describe, facts
 
+import held_out
 import machine
 
 SAID = {
@@ -52,10 +50,7 @@ def words(texts: dict[str, str]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="AGIQA-3K: labels.csv, images/")
-    parser.add_argument("--model", default=NANO, help="bundle or checkpoint")
-    options = parser.parse_args()
-    held = agiqa3k.split(agiqa3k.load(options.data))["test"]
+    options, held = held_out.parse(parser)
     critic = Critic.load(locate(options.model), device="cpu")
     pictures = nano.load_pool(held, 0, torch.device("cpu")).images
     measured = [seen for some in pictures.split(32) for seen in facts(some.float() / 255)]

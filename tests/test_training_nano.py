@@ -3,6 +3,7 @@
 import json
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from artimuse.artimuse_core import checkpoint
 from artimuse.artimuse_core.attributes import ATTRIBUTES
 from artimuse.artimuse_core.critic import Critic
+from artimuse.artimuse_core.models import NANO, locate
 from artimuse.artimuse_core.scorer import Scorer
 from artimuse.export.to_onnx import export_onnx
 from artimuse.training import augment, half_products, metrics, nano
@@ -30,6 +32,7 @@ from .tiny_nano import CPU, SIDE, TINY, VALUES
 def test_training_learns_and_what_it_saves_scores_the_same(rated, tmp_path) -> None:
     config = replace(
         TINY,
+        held_out=("test",),
         tower=replace(TINY.tower, steps=40, ema=0.9),
         readout=replace(TINY.readout, batches=20, steps=150, ema=0.9),
     )
@@ -45,9 +48,22 @@ def test_training_learns_and_what_it_saves_scores_the_same(rated, tmp_path) -> N
     assert metrics.srcc(scores, [r.score for r in test]) == pytest.approx(held_out["srcc"], abs=0.1)
 
 
+def test_what_nano_is_measured_by_is_of_its_recipe() -> None:
+    beside_benchmarks = Path(__file__).parent.parent / "benchmarks" / "nano_held_out"
+    shipped, measured = (
+        json.loads((folder / "figures.json").read_text("utf-8"))
+        for folder in (locate(NANO), beside_benchmarks)
+    )
+    assert measured["recipe"] == shipped["recipe"] | {"held_out": ["test"]}
+    assert shipped["recipe"]["held_out"] == []
+    assert measured["figures"]["test"]["n"] == 536
+
+
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(rated, tmp_path, monkeypatch) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    nano.train(TINY, rated, whole, CPU)
+    everything = nano.train(TINY, rated, whole, CPU)
+    assert everything["figures"] == {}  # nothing was held out to be measured on
+    assert f"{len(agiqa3k.load(rated))} rated" in everything["card"]
 
     def power_cut(*_arguments):
         raise KeyboardInterrupt
