@@ -1,7 +1,7 @@
 """What nano is measured on: prompts that it did not learn from.
 
-The weights that ship know every prompt of AGIQA-3K. Those in ``nano_held_out``, made by the same
-recipe, have not seen a fifth of them, and on that fifth they are measured.
+The weights that ship know every prompt that was at hand. Those in ``nano_held_out``, made by the
+same recipe, have not seen a fifth of them, and on that fifth they are measured.
 """
 
 from __future__ import annotations
