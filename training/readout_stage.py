@@ -195,14 +195,17 @@ def fit_judges(
     tells = fit(seen.flatten(0, 1), known.repeat(len(seen), 1))
     components = PrincipalComponents(taught.looks, recipe.components, power=0.5)
 
-    def clean(pooled: Tensor) -> Tensor:
+    def opinions(pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """What the teacher would see, and both opinions (B, 2) in points."""
         told = tells(pooled)
-        return ((told[:, 0] + taught.says(told[:, 1:])) / 2).clamp(0, 100)
+        return told[:, 1:], torch.stack([taught.says(told[:, 1:]), told[:, 0]], dim=1)
+
+    def clean(pooled: Tensor) -> Tensor:
+        return opinions(pooled)[1].mean(1).clamp(0, 100)
 
     def reasons(pooled: Tensor) -> Tensor:
-        told = tells(pooled)
-        words = torch.stack([taught.says(told[:, 1:]), told[:, 0]], dim=1)
-        return torch.cat([components(told[:, 1:]), (words - MIDDLE) / POINTS], dim=1)
+        looks, points = opinions(pooled)
+        return torch.cat([components(looks), (points - MIDDLE) / POINTS], dim=1)
 
     rows = taught.views.kind != UNKNOWN
     original, severity = score[taught.views.original[rows]], taught.views.severity[rows]
