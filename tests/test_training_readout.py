@@ -24,7 +24,8 @@ from artimuse.training.score_batches import (
 from artimuse.training.score_terms import score_losses
 from artimuse.training.taught_views import Taught
 from artimuse.training.texture import PrincipalComponents
-from artimuse.training.vision import mean_token, mean_tokens, predict, see
+from artimuse.training.token_statistics import TokenStatistics
+from artimuse.training.vision import predict, see, see_both_ways
 
 from .tiny_nano import CPU, SIDE, TINY, VALUES, redness, teach_redness
 
@@ -39,22 +40,30 @@ def taught(rated, tmp_path_factory) -> tuple[ScoringGraph, Pool, Taught]:
 
 
 @pytest.fixture(scope="module")
-def seen(taught) -> list[torch.Tensor]:
-    """What that tower sees of views of the pictures, and of the spoiled ones that nobody rated."""
-    graph, pool, told = taught
-    faulty = told.views.pixels[told.views.kind != UNKNOWN]
-    return [several_views(graph, pool.images, 3, 2), mean_tokens(graph, faulty)]
+def statistics(taught) -> TokenStatistics:
+    graph, pool, _ = taught
+    tokens = see(graph, pool.images[:64].float() / 255, lambda tokens: tokens)
+    return TokenStatistics(tokens, TINY.readout.directions)
 
 
 @pytest.fixture(scope="module")
-def judges(taught, seen) -> readout_stage.Judges:
+def seen(taught, statistics) -> list[torch.Tensor]:
+    """What that tower sees of views of the pictures, and of the spoiled ones that nobody rated."""
+    graph, pool, told = taught
+    faulty = told.views.pixels[told.views.kind != UNKNOWN]
+    views = several_views(graph, pool.images, 3, 2, statistics)
+    return [views, see_both_ways(graph, faulty, summary=statistics)]
+
+
+@pytest.fixture(scope="module")
+def judges(taught, statistics, seen) -> readout_stage.Judges:
     _, pool, told = taught
-    return fit_judges(*seen, pool.score, told, TINY.readout)
+    return fit_judges(statistics, *seen, pool.score, told, TINY.readout)
 
 
 def test_the_judge_tells_redness_of_pictures_it_has_not_seen(rated, taught, judges) -> None:
     unseen = nano.load_pool(agiqa3k.load(rated)[120:], 0, CPU)
-    says = judges.clean(mean_tokens(taught[0], unseen.images))
+    says, _ = judges.clean(see_both_ways(taught[0], unseen.images, summary=judges.statistics))
     assert metrics.srcc(says, unseen.score) > 0.6
     assert 0 <= float(says.min()) <= float(says.max()) <= 100
 
@@ -62,10 +71,9 @@ def test_the_judge_tells_redness_of_pictures_it_has_not_seen(rated, taught, judg
 def test_its_reasons_are_what_it_goes_by(rated, taught, judges) -> None:
     graph, _, told = taught
     unseen = nano.load_pool(agiqa3k.load(rated)[120:], 0, CPU).images
-    pooled = mean_tokens(graph, unseen)
-    reasons = judges.reasons(pooled)
+    worth, reasons = judges.clean(see_both_ways(graph, unseen, summary=judges.statistics))
     components, words = reasons[:, :-2], reasons[:, -2:] * 25 + 50
-    torch.testing.assert_close(words.mean(1).clamp(0, 100), judges.clean(pooled))
+    torch.testing.assert_close(words.mean(1).clamp(0, 100), worth)
     wanted = PrincipalComponents(told.looks, 2, power=0.5)(redness(unseen))
     assert metrics.srcc(components[:, 0], wanted[:, 0]) > 0.6
 
@@ -73,20 +81,41 @@ def test_its_reasons_are_what_it_goes_by(rated, taught, judges) -> None:
 def test_spoiled_pictures_are_judged_lower_the_severer_their_fault(taught, seen, judges) -> None:
     _, _, told = taught
     spoiled = told.views.kind != UNKNOWN
-    lost = judges.clean(seen[1]) - judges.spoiled(seen[1])
+    lost = judges.clean(seen[1])[0] - judges.spoiled(seen[1])
     assert float(lost.min()) >= 0
     severe = margin_of(told.views.severity[spoiled]) > 10
     assert float(lost[severe].mean()) > 10
     assert float(lost[severe].mean()) > 1.3 * float(lost[~severe].mean())
 
 
-def test_the_spread_is_larger_where_the_teacher_was_wrong(taught, seen) -> None:
+def test_the_spread_is_larger_where_the_teacher_was_wrong(taught, statistics, seen) -> None:
     _, pool, told = taught
     light = pool.images.float().mean((1, 2, 3))
     wrong = 20.0 * (light > light.median())
     misled = replace(told, said=told.said + wrong)
-    spread = fit_judges(*seen, pool.score, misled, TINY.readout).spread(seen[0][0])
+    judges = fit_judges(statistics, *seen, pool.score, misled, TINY.readout)
+    spread = judges.spread(seen[0][0])
     assert float(spread[wrong > 0].mean()) > 1.5 * float(spread[wrong == 0].mean())
+
+
+def test_the_clean_are_judged_by_more_than_means_and_nothing_else_is(
+    taught, statistics, seen, judges
+) -> None:
+    views, count = seen[0][0], len(seen[0][0])
+    other = torch.cat([statistics.means(views), views.roll(1, 0)[:, statistics.width :]], dim=1)
+    torch.testing.assert_close(judges.spread(other), judges.spread(views), rtol=1e-6, atol=0)
+    says, elsewhere = judges.clean(views)[0], judges.clean(other)[0]
+    assert int(((says - elsewhere).abs() > 1).sum()) > count / 2
+
+
+def test_ratings_are_smoothed_by_a_share_of_the_teachers_word(taught) -> None:
+    _, pool, told = taught
+    doubting = replace(told, said=told.said + 8)
+    rated = ~pool.opinion.isnan()
+    for trust in (0.0, 0.25, 1.0):
+        away = doubting.smoothed(trust) - pool.score
+        torch.testing.assert_close(away[rated], torch.full_like(away[rated], 8 * trust))
+        torch.testing.assert_close(away[~rated], torch.full_like(away[~rated], 8.0))
 
 
 def test_the_readout_learns_what_the_judge_says_and_the_tower_stands(
@@ -99,7 +128,7 @@ def test_the_readout_learns_what_the_judge_says_and_the_tower_stands(
     recipe = replace(TINY.readout, batches=40, steps=200, ema=0.9)
     losses = train_readout(graph, pool, told, recipe)
     assert losses.keys() >= {"tokens", "expectation", "rank", "mirror"}
-    assert losses["reasons"] < 0.3 * float(judges.reasons(seen[0][0]).square().mean())
+    assert losses["reasons"] < 0.3 * float(judges.clean(seen[0][0])[1].square().mean())
     for name, weight in graph.vision.state_dict().items():
         torch.testing.assert_close(weight, before[name], rtol=0, atol=0)
     unseen = agiqa3k.load(rated)[120:]
@@ -126,23 +155,29 @@ def constant(points: float) -> readout_stage.Regression:
     return lambda pooled: torch.full([len(pooled)], points)
 
 
-def first_two(pooled: torch.Tensor) -> torch.Tensor:
-    return pooled[:, :2]
+def first_two(seen: torch.Tensor) -> torch.Tensor:
+    return seen[:, :2]
 
 
-def test_a_lesson_is_what_the_judges_say(taught) -> None:
+def test_a_lesson_is_what_the_judges_say(taught, statistics) -> None:
     graph, pool, _ = taught
     recipe = replace(TINY.readout, margin=0.5)
     [stored] = readout_stage._store(graph, pool, 1, recipe.batch)
 
-    judges = Judges(constant(40.0), constant(20.0), constant(7.0), first_two)
+    judges = Judges(
+        statistics,
+        lambda seen: (constant(40.0)(seen), first_two(seen)),
+        constant(20.0),
+        constant(7.0),
+    )
     lesson = readout_stage._judged(stored, judges, recipe, VALUES)
     batch, target = lesson.batch, lesson.target
     assert batch.score[batch.kind == WORTHLESS].unique().tolist() == [0]
     assert batch.score[batch.kind == CLEAN].unique().tolist() == [40]
     assert batch.score[batch.spoiled].unique().tolist() == [20]
     torch.testing.assert_close(batch.margin, stored.margin / 2)
-    torch.testing.assert_close(lesson.reasons, first_two(mean_token(stored.pixels)))
+    clean = statistics(stored.pixels[stored.kind == CLEAN])
+    torch.testing.assert_close(lesson.reasons, first_two(clean))
     torch.testing.assert_close(target.sum(1), torch.ones(len(batch.kind)))
     mean = target @ VALUES
     spread = (target @ VALUES.square() - mean.square()).sqrt()
@@ -150,10 +185,14 @@ def test_a_lesson_is_what_the_judges_say(taught) -> None:
     torch.testing.assert_close(spread[middle], torch.full_like(mean[middle], 7), atol=0.1, rtol=0)
 
 
-def test_other_lessons_lend_their_clean_views_and_no_copies(taught) -> None:
+def test_other_lessons_lend_their_clean_views_and_no_copies(taught, statistics) -> None:
     graph, pool, _ = taught
-    clean, spoiled = (lambda pooled: pooled[:, 3]), (lambda pooled: pooled[:, 5] - 9)
-    judges = Judges(clean, spoiled, constant(7.0), first_two)
+    judges = Judges(
+        statistics,
+        lambda seen: (seen[:, 3], first_two(seen)),
+        lambda seen: seen[:, 5] - 9,
+        constant(7.0),
+    )
     own, *others = (
         readout_stage._judged(batch, judges, TINY.readout, VALUES)
         for batch in readout_stage._store(graph, pool, 3, TINY.readout.batch)
@@ -169,16 +208,19 @@ def test_other_lessons_lend_their_clean_views_and_no_copies(taught) -> None:
     lent = [other.batch.pixels[other.batch.kind == CLEAN] for other in others]
     torch.testing.assert_close(lesson.batch.pixels[count:], torch.cat(lent))
     assert lesson.batch.kind[count:].unique().tolist() == [CLEAN]
-    seen = mean_token(lesson.batch.pixels[count:])
-    torch.testing.assert_close(lesson.batch.score[count:], clean(seen))
-    torch.testing.assert_close(lesson.reasons[count:], first_two(seen))
+    seen = statistics(torch.cat([own.batch.pixels[own.batch.kind == CLEAN], *lent]))
+    own_clean = len(seen) - len(lesson.batch.kind) + count
+    torch.testing.assert_close(lesson.batch.score[count:], seen[own_clean:, 3])
+    torch.testing.assert_close(lesson.reasons, first_two(seen))
     assert lesson.target.shape == (len(lesson.batch.kind), len(VALUES))
 
 
 @pytest.mark.parametrize(
     ("own", "fault"), [("noise_loss", NOISE), ("overexposure_loss", OVEREXPOSURE)]
 )
-def test_some_faults_take_their_own_share_of_a_pictures_worth(taught, seen, own, fault) -> None:
+def test_some_faults_take_their_own_share_of_a_pictures_worth(
+    taught, statistics, seen, own, fault
+) -> None:
     _, pool, told = taught
     faulty = told.views.kind != UNKNOWN
     # A narrow kernel, so that what is said of one fault is said of nothing else.
@@ -186,8 +228,8 @@ def test_some_faults_take_their_own_share_of_a_pictures_worth(taught, seen, own,
     recipe = replace(TINY.readout, **nothing, width=5.0, ridge=1e-3)
     at_fault, severe = told.views.kind[faulty] == 1 + fault, told.views.severity[faulty] > 0.5
     before, after = (
-        fit_judges(*seen, pool.score, told, replace(recipe, **{own: loss})).spoiled(seen[1])
-        for loss in (0.0, 1.0)
+        fit_judges(statistics, *seen, pool.score, told, changed).spoiled(seen[1])
+        for changed in (replace(recipe, **{own: loss}) for loss in (0.0, 1.0))
     )
     lost = before - after
     assert float(lost[severe & at_fault].mean()) > 10

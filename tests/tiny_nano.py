@@ -40,6 +40,7 @@ TINY = NanoConfig(
         dark_batches=1,
         steps=3,
         components=2,
+        directions=4,
         batch=BatchRecipe(rated=16, unrated=4, worthless=1, groups=2),
     ),
     text=None,

@@ -325,8 +325,7 @@ def train(
     pool = load_pool(trained, config.rendered, device)
     stages = KeptStages(output / "stages", resume=resume)
     taught = teach(config, pool, labels_of(trained), stages)
-    smoothed = pool.opinion.lerp(taught.said, config.texture.trust)
-    pool.score = torch.where(pool.opinion.isnan(), taught.said, smoothed)
+    pool.score = taught.smoothed(config.texture.trust)
     graph = build(config, output)
     initialise(graph, pool, config.seed)
 

@@ -2,12 +2,13 @@
 
 Once the tower stands, thousands of views pass through it once, spoiled ones too; projector and
 language model then learn from the stored tokens what judges say of them. A clean view is worth the
-mean of what two regressions on the mean of its tokens say, whose faults differ: one of the ratings,
-the other of what the texture teacher would see, which the teacher itself is then asked about. They
-know each picture in several views, mirrored and moved: what differs among these is not quality. A
-third says what spoiled views are worth, as a smooth function of what can be seen: an original's own
-rating would be noise, for its copy does not show it. And a fourth says how far off the first two
-will be, learnt from the teacher's errors on prompts that it had not seen: the spread to report.
+mean of what two regressions on statistics of its tokens say, whose faults differ: one of the
+ratings, the other of what the texture teacher would see, which the teacher itself is then asked
+about. They know each picture in several views, mirrored and moved: what differs among these is not
+quality. A third, which looks at the mean of the tokens alone, says what spoiled views are worth at
+most, as a smooth function of what can be seen: an original's own rating would be noise, for its
+copy does not show it. And a fourth says how far off the first two will be, learnt from the
+teacher's errors on prompts that it had not seen: the spread to report.
 
 One number a picture says little of how the judges come to it. So the state that the score is told
 from has to tell besides, by a linear layer that is thrown away, what the judges go by: what the
@@ -55,9 +56,13 @@ from .score_batches import (
 from .score_terms import MIDDLE, POINTS, highest, score_losses
 from .taught_views import Taught
 from .texture import PrincipalComponents
-from .vision import Normalise, image_tokens, mean_token, mean_tokens, see
+from .token_statistics import TokenStatistics
+from .vision import Normalise, Summary, image_tokens, mean_token, see, see_both_ways
 
 _log = logging.getLogger(__name__)
+
+_SOME = 128
+"""Pictures whose tokens tell along which directions tokens vary."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class ReadoutRecipe:
     """Of views, stored."""
     others: int = 2
     """Batches whose clean views a step sees besides all of one."""
-    steps: int = 1000
+    steps: int = 1200
     learning_rate: float = 3e-3
     """Peak; a tenth of the steps warm-up, then a cosine to nothing."""
     matrix_rate: float = 0.02
@@ -77,6 +82,13 @@ class ReadoutRecipe:
     ema: float = 0.99
     looks: int = 4
     """Views of a picture that the regressions know."""
+    directions: int = 32
+    """Of the tokens' variation that the judges of clean pictures look at, see
+    :class:`.token_statistics.TokenStatistics`."""
+    emphasis: tuple[float, float, float] = (8.0, 4.0, 1.0)
+    """How much each number of these statistics counts: means, spreads, what varies together."""
+    trust: float = 0.3
+    """Share of the teacher's word in what the judges of clean pictures take a rating for."""
     width: float = 0.6
     """Of the kernel of regressions on tokens, see :class:`.kernel.KernelRegression`."""
     ridge: float = 0.1
@@ -97,7 +109,7 @@ class ReadoutRecipe:
     mirror: float = 0.4
     """Weights of the terms of :func:`.score_terms.score_losses`."""
     reasons: float = 1.0
-    """Weight of telling :attr:`Judges.reasons`."""
+    """Weight of telling the reasons of :attr:`Judges.clean`."""
     components: int = 64
     """Principal components of the teacher's looks among these."""
     batch: BatchRecipe = field(
@@ -120,10 +132,13 @@ def train_readout(
     graph.to(device).eval()
     values = torch.tensor(ORDERED_100.values, device=device)
     torch.manual_seed(recipe.seed)
-    seen = several_views(graph, pool.images, recipe.looks, recipe.batch.shift)
+    some = torch.randperm(len(pool.images))[:_SOME].to(device)
+    tokens = see(graph, pool.images[some].float() / 255, lambda tokens: tokens)
+    statistics = TokenStatistics(tokens, recipe.directions)
+    seen = several_views(graph, pool.images, recipe.looks, recipe.batch.shift, statistics)
     faulty = torch.nonzero(taught.views.kind != UNKNOWN)[:, 0]
-    spoiled = mean_tokens(graph, taught.views.pixels, faulty)
-    judges = fit_judges(seen, spoiled, pool.score, taught, recipe)
+    spoiled = see_both_ways(graph, taught.views.pixels, faulty, statistics)
+    judges = fit_judges(statistics, seen, spoiled, pool.score, taught, recipe)
 
     def lessons(count: int, batch: BatchRecipe) -> list[_Lesson]:
         stored = _store(graph, pool, count, batch)
@@ -151,7 +166,7 @@ def train_readout(
             logits = graph.tell(states)
         clean = lesson.batch.kind == CLEAN
         losses = score_losses(logits, lesson.target, lesson.batch, values)
-        losses["reasons"] = F.mse_loss(explains(states[clean, -1]), lesson.reasons[clean])
+        losses["reasons"] = F.mse_loss(explains(states[clean, -1]), lesson.reasons)
         descent.step(weigh(losses, recipe), course(step, recipe.steps))
         average.follow(step)
         means.follow(losses)
@@ -163,64 +178,63 @@ def train_readout(
 
 @dataclass(frozen=True)
 class Judges:
-    """Regressions on the mean of a picture's tokens: (B, width) → (B,) score points.
+    """What is said of pictures by (B, D) :attr:`statistics` of their tokens, in score points."""
 
-    But for :attr:`reasons`.
-    """
-
-    clean: Regression
-    """What a clean picture is worth, 0..100."""
+    statistics: TokenStatistics
+    clean: Callable[[Tensor], tuple[Tensor, Tensor]]
+    """(B,) what clean pictures are worth, 0..100, and (B, R) the reasons: principal components of
+    what the teacher would see; what the teacher says of that, and what regression says at once,
+    both in units of ``POINTS`` from ``MIDDLE``."""
     spoiled: Regression
-    """What a spoiled one is worth."""
+    """What spoiled ones are worth."""
     spread: Regression
-    """How far off the first will be, as a standard deviation."""
-    reasons: Callable[[Tensor], Tensor]
-    """(B, width) → (B, R) what the first goes by: principal components of what the teacher would
-    see; what the teacher says of that, and what regression says at once, both in units of
-    ``POINTS`` from ``MIDDLE``."""
+    """How far off ``clean`` will be, as a standard deviation."""
 
 
 def fit_judges(
-    seen: Tensor, spoiled: Tensor, score: Tensor, taught: Taught, recipe: ReadoutRecipe
+    statistics: TokenStatistics,
+    seen: Tensor,
+    spoiled: Tensor,
+    score: Tensor,
+    taught: Taught,
+    recipe: ReadoutRecipe,
 ) -> Judges:
-    """Learn what (V, N, width) ``seen`` and (P, width) ``spoiled`` tokens are worth.
+    """Learn what (V, N, D) ``seen`` and (P, D) ``spoiled`` pictures are worth, by ``statistics``.
 
     Args:
         seen: views of the pictures that the teacher looked at, rated ones first.
         spoiled: the spoiled ones of the views that it was asked about.
-        score: (N,) what those pictures are worth.
+        score: (N,) what those pictures are worth to their copies.
     """
     fit = partial(KernelRegression, width=recipe.width, ridge=recipe.ridge)
-    known = torch.cat([score[:, None], taught.looks], dim=1)
-    tells = fit(seen.flatten(0, 1), known.repeat(len(seen), 1))
+    known = torch.cat([taught.smoothed(recipe.trust)[:, None], taught.looks], dim=1)
+    emphasis = statistics.emphasis(*recipe.emphasis)
+    tells = fit(seen.flatten(0, 1), known.repeat(len(seen), 1), emphasis=emphasis)
     components = PrincipalComponents(taught.looks, recipe.components, power=0.5)
 
-    def opinions(pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """What the teacher would see, and both opinions (B, 2) in points."""
-        told = tells(pooled)
-        return told[:, 1:], torch.stack([taught.says(told[:, 1:]), told[:, 0]], dim=1)
+    def clean(pictures: Tensor) -> tuple[Tensor, Tensor]:
+        told = tells(pictures)
+        looks = told[:, 1:]
+        points = torch.stack([taught.says(looks), told[:, 0]], dim=1)
+        reasons = torch.cat([components(looks), (points - MIDDLE) / POINTS], dim=1)
+        return points.mean(1).clamp(0, 100), reasons
 
-    def clean(pooled: Tensor) -> Tensor:
-        return opinions(pooled)[1].mean(1).clamp(0, 100)
-
-    def reasons(pooled: Tensor) -> Tensor:
-        looks, points = opinions(pooled)
-        return torch.cat([components(looks), (points - MIDDLE) / POINTS], dim=1)
-
+    means, faulty = statistics.means(seen), statistics.means(spoiled)
     rows = taught.views.kind != UNKNOWN
     original, severity = score[taught.views.original[rows]], taught.views.severity[rows]
     loss = _share_lost(taught.views.kind[rows], severity, recipe)
-    worth = tells(spoiled)[:, 0].minimum(highest(original, recipe.margin * margin_of(severity)))
-    below = fit(spoiled, worth.minimum(original * (1 - loss)))
+    worth = fit(means.flatten(0, 1), score.repeat(len(seen)))(faulty)
+    worth = worth.minimum(highest(original, recipe.margin * margin_of(severity)))
+    below = fit(faulty, worth.minimum(original * (1 - loss)))
     # The teacher had seen no picture of the prompt, so its errors are those of unseen pictures.
     rated = slice(len(taught.opinion))
     off = (taught.said[rated] - taught.opinion).abs()
-    error = fit(seen.mean(0)[rated], off, ridge=recipe.doubt)
+    error = fit(means.mean(0)[rated], off, ridge=recipe.doubt)
     return Judges(
+        statistics,
         clean,
-        lambda pooled: clean(pooled).minimum(below(pooled).clamp_min(0)),
-        lambda pooled: error(pooled) * math.sqrt(math.pi / 2),
-        reasons,
+        lambda seen: clean(seen)[0].minimum(below(statistics.means(seen)).clamp_min(0)),
+        lambda seen: error(statistics.means(seen)) * math.sqrt(math.pi / 2),
     )
 
 
@@ -232,9 +246,14 @@ def _share_lost(kind: Tensor, severity: Tensor, recipe: ReadoutRecipe) -> Tensor
 
 @torch.no_grad()
 def several_views(
-    graph: ScoringGraph, images: Tensor, count: int, shift: int, batch: int = 32
+    graph: ScoringGraph,
+    images: Tensor,
+    count: int,
+    shift: int,
+    summary: Summary = mean_token,
+    batch: int = 32,
 ) -> Tensor:
-    """(N, 3, H, W) uint8 → (count, N, width) means of what the tower sees of each picture.
+    """(N, 3, H, W) uint8 → (count, N, D) summaries of what the tower sees of each picture.
 
     Every other view is mirrored; from the third on they are moved by up to ``shift`` pixels.
     """
@@ -243,7 +262,7 @@ def several_views(
         seen = []
         for rows in torch.arange(len(images)).split(batch):
             pixels = cut_out(images, rows, images.shape[-2:], slack=shift if view > 1 else 0)
-            seen.append(see(graph, pixels.flip(-1) if view % 2 else pixels))
+            seen.append(see(graph, pixels.flip(-1) if view % 2 else pixels, summary))
         views.append(torch.cat(seen))
     return torch.stack(views)
 
@@ -274,18 +293,18 @@ class _Lesson:
     target: Tensor
     """(B, K) distributions over the score tokens, of means ``batch.score``."""
     reasons: Tensor
-    """(B, R) :attr:`Judges.reasons`, which are asked of clean views."""
+    """(C, R) of the clean views, see :attr:`Judges.clean`."""
 
 
 def _judged(batch: Batch, judges: Judges, recipe: ReadoutRecipe, values: Tensor) -> _Lesson:
-    pooled = mean_token(batch.pixels)
+    seen = judges.statistics(batch.pixels)
     clean = batch.kind == CLEAN
-    score, spread = batch.score.clone(), judges.spread(pooled)
-    score[clean] = judges.clean(pooled[clean])
-    score[batch.spoiled] = judges.spoiled(pooled[batch.spoiled])
+    score, spread = batch.score.clone(), judges.spread(seen)
+    score[clean], reasons = judges.clean(seen[clean])
+    score[batch.spoiled] = judges.spoiled(seen[batch.spoiled])
     spread[batch.kind == WORTHLESS] = 0  # no narrower than a soft target can be
     judged = replace(batch, score=score, margin=recipe.margin * batch.margin)
-    return _Lesson(judged, soft_target(score, spread, values), judges.reasons(pooled))
+    return _Lesson(judged, soft_target(score, spread, values), reasons)
 
 
 def _one_of(lessons: Sequence[_Lesson]) -> _Lesson:
@@ -294,9 +313,9 @@ def _one_of(lessons: Sequence[_Lesson]) -> _Lesson:
 
 def _with_clean(lesson: _Lesson, others: Sequence[_Lesson]) -> _Lesson:
     """``lesson``, and behind it the clean views of the ``others``."""
-    lent = [(other, other.batch.kind == CLEAN) for other in others]
+    lent = [other.target[other.batch.kind == CLEAN] for other in others]
     return _Lesson(
         concatenate([lesson.batch, *(clean_views(other.batch) for other in others)]),
-        torch.cat([lesson.target, *(other.target[rows] for other, rows in lent)]),
-        torch.cat([lesson.reasons, *(other.reasons[rows] for other, rows in lent)]),
+        torch.cat([lesson.target, *lent]),
+        torch.cat([lesson.reasons, *(other.reasons for other in others)]),
     )

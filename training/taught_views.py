@@ -69,6 +69,16 @@ class Taught:
     """What it says of anything else, by its looks."""
     views: Views
 
+    def smoothed(self, trust: float) -> Tensor:
+        """(N,) ratings, in which the teacher's word has a share of ``trust``; it alone of others.
+
+        Who made a picture worth what by chance, or by taste, the teacher does not see.
+        """
+        score = self.said.clone()
+        rated = slice(len(self.opinion))
+        score[rated] = self.opinion.lerp(score[rated], trust)
+        return score
+
 
 def draw_views(images: Tensor, look: Callable[[Tensor], Tensor], recipe: ViewRecipe) -> Views:
     """Views of (N, 3, H, W) uint8 pictures on the CPU.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from .augment import resize
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Summary = Callable[[Tensor], Tensor]
+"""(B, places, 4 · vision width) image tokens → (B, D) what heads and judges look at."""
 
 
 class Normalise(nn.Module):
@@ -34,15 +37,19 @@ def image_tokens(graph: ScoringGraph, pixel_values: Tensor) -> Tensor:
 
 
 def mean_token(tokens: Tensor) -> Tensor:
-    """(B, places, width) → (B, width) fp32: what heads and judges look at."""
+    """(B, places, width) → (B, width) fp32."""
     return tokens.float().mean(1)
 
 
 @torch.no_grad()
-def mean_tokens(
-    graph: ScoringGraph, images: Tensor, rows: Tensor | None = None, batch: int = 32
+def see_both_ways(
+    graph: ScoringGraph,
+    images: Tensor,
+    rows: Tensor | None = None,
+    summary: Summary = mean_token,
+    batch: int = 32,
 ) -> Tensor:
-    """(N, 3, H, W) uint8 → (N, width): of each picture and its mirror image together.
+    """(N, 3, H, W) uint8 → (N, D): of each picture and its mirror image together.
 
     Args:
         rows: (R,) of ``images``, to look at these alone: a copy of them could fill the memory.
@@ -51,16 +58,16 @@ def mean_tokens(
     seen = []
     for some in rows.to(images.device).split(batch):
         pixels = images[some].float() / 255
-        seen.append((see(graph, pixels) + see(graph, pixels.flip(-1))) / 2)
+        seen.append((see(graph, pixels, summary) + see(graph, pixels.flip(-1), summary)) / 2)
     return torch.cat(seen)
 
 
 @torch.no_grad()
-def see(graph: ScoringGraph, pixels: Tensor) -> Tensor:
-    """(B, 3, H, W) in 0..1, of any size → (B, width): the mean of what the tower sees of each."""
+def see(graph: ScoringGraph, pixels: Tensor, summary: Summary = mean_token) -> Tensor:
+    """(B, 3, H, W) in 0..1, of any size → (B, D): a ``summary`` of what the tower sees of each."""
     device = graph.projector.layer_norm.weight.device
     pixel_values = Normalise().to(device)(resize(pixels.to(device), graph.input_size))
-    return mean_token(image_tokens(graph, pixel_values))
+    return summary(image_tokens(graph, pixel_values))
 
 
 @torch.no_grad()
