@@ -25,7 +25,7 @@ from artimuse.training.score_terms import score_losses
 from artimuse.training.taught_views import Taught
 from artimuse.training.texture import PrincipalComponents
 from artimuse.training.token_statistics import TokenStatistics
-from artimuse.training.vision import predict, see, see_both_ways
+from artimuse.training.vision import mean_token, predict, see, see_both_ways
 
 from .tiny_nano import CPU, SIDE, TINY, VALUES, redness, teach_redness
 
@@ -42,8 +42,7 @@ def taught(rated, tmp_path_factory) -> tuple[ScoringGraph, Pool, Taught]:
 @pytest.fixture(scope="module")
 def statistics(taught) -> TokenStatistics:
     graph, pool, _ = taught
-    tokens = see(graph, pool.images[:64].float() / 255, lambda tokens: tokens)
-    return TokenStatistics(tokens, TINY.readout.directions)
+    return TokenStatistics(see(graph, pool.images[:64].float() / 255), TINY.readout.directions)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def seen(taught, statistics) -> list[torch.Tensor]:
     graph, pool, told = taught
     faulty = told.views.pixels[told.views.kind != UNKNOWN]
     views = several_views(graph, pool.images, 3, 2, statistics)
-    return [views, see_both_ways(graph, faulty, summary=statistics)]
+    return [views, see_both_ways(graph, faulty, statistics)]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +62,7 @@ def judges(taught, statistics, seen) -> readout_stage.Judges:
 
 def test_the_judge_tells_redness_of_pictures_it_has_not_seen(rated, taught, judges) -> None:
     unseen = nano.load_pool(agiqa3k.load(rated)[120:], 0, CPU)
-    says, _ = judges.clean(see_both_ways(taught[0], unseen.images, summary=judges.statistics))
+    says, _ = judges.clean(see_both_ways(taught[0], unseen.images, judges.statistics))
     assert metrics.srcc(says, unseen.score) > 0.6
     assert 0 <= float(says.min()) <= float(says.max()) <= 100
 
@@ -71,7 +70,7 @@ def test_the_judge_tells_redness_of_pictures_it_has_not_seen(rated, taught, judg
 def test_its_reasons_are_what_it_goes_by(rated, taught, judges) -> None:
     graph, _, told = taught
     unseen = nano.load_pool(agiqa3k.load(rated)[120:], 0, CPU).images
-    worth, reasons = judges.clean(see_both_ways(graph, unseen, summary=judges.statistics))
+    worth, reasons = judges.clean(see_both_ways(graph, unseen, judges.statistics))
     components, words = reasons[:, :-2], reasons[:, -2:] * 25 + 50
     torch.testing.assert_close(words.mean(1).clamp(0, 100), worth)
     wanted = PrincipalComponents(told.looks, 2, power=0.5)(redness(unseen))
@@ -142,10 +141,10 @@ def test_views_are_the_picture_its_mirror_image_and_moved_ones(taught) -> None:
     # Smooth, so that a move says little beside what tells the pictures apart.
     rough = adaptive_avg_pool2d(pool.images[:9].float(), 4)
     images = interpolate(rough, SIDE, mode="bilinear").to(torch.uint8)
-    plain, mirrored, moved, moved_mirrored = several_views(graph, images, 4, 3)
+    plain, mirrored, moved, moved_mirrored = several_views(graph, images, 4, 3, mean_token)
     pixels = images.float() / 255
-    torch.testing.assert_close(plain, see(graph, pixels))
-    torch.testing.assert_close(mirrored, see(graph, pixels.flip(-1)))
+    torch.testing.assert_close(plain, mean_token(see(graph, pixels)))
+    torch.testing.assert_close(mirrored, mean_token(see(graph, pixels.flip(-1))))
     for one, other in ((moved, plain), (moved_mirrored, mirrored)):
         assert not torch.allclose(one, other)
         assert torch.cdist(one, other).argmin(1).tolist() == list(range(9))

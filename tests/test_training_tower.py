@@ -14,7 +14,7 @@ from artimuse.training.patch_filters import WAVES, patch_filters
 from artimuse.training.score_batches import OVEREXPOSURE, UNKNOWN
 from artimuse.training.taught_views import ViewRecipe, draw_views
 from artimuse.training.tower_stage import train_tower
-from artimuse.training.vision import see_both_ways
+from artimuse.training.vision import mean_token, see_both_ways
 
 from .tiny_nano import CPU, SIDE, TINY, redness, teach_redness
 
@@ -96,9 +96,12 @@ def test_the_tower_learns_what_the_teacher_sees_and_what_people_said(rated, tmp_
         """Of what a regression on few pictures' tokens tells of redness."""
         few = slice(0, 30)
         regression = KernelRegression(
-            see_both_ways(graph, known[few]), redness(known[few])[:, 0], width=0.6, ridge=0.1
+            see_both_ways(graph, known[few], mean_token),
+            redness(known[few])[:, 0],
+            width=0.6,
+            ridge=0.1,
         )
-        told = regression(see_both_ways(graph, unseen.images))
+        told = regression(see_both_ways(graph, unseen.images, mean_token))
         return float((told - redness(unseen.images)[:, 0]).square().mean())
 
     untrained = error()

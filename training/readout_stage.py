@@ -57,7 +57,7 @@ from .score_terms import MIDDLE, POINTS, highest, score_losses
 from .taught_views import Taught
 from .texture import PrincipalComponents
 from .token_statistics import TokenStatistics
-from .vision import Normalise, Summary, image_tokens, mean_token, see, see_both_ways
+from .vision import Summary, see, see_both_ways
 
 _log = logging.getLogger(__name__)
 
@@ -133,11 +133,10 @@ def train_readout(
     values = torch.tensor(ORDERED_100.values, device=device)
     torch.manual_seed(recipe.seed)
     some = torch.randperm(len(pool.images))[:_SOME].to(device)
-    tokens = see(graph, pool.images[some].float() / 255, lambda tokens: tokens)
-    statistics = TokenStatistics(tokens, recipe.directions)
+    statistics = TokenStatistics(see(graph, pool.images[some].float() / 255), recipe.directions)
     seen = several_views(graph, pool.images, recipe.looks, recipe.batch.shift, statistics)
     faulty = torch.nonzero(taught.views.kind != UNKNOWN)[:, 0]
-    spoiled = see_both_ways(graph, taught.views.pixels, faulty, statistics)
+    spoiled = see_both_ways(graph, taught.views.pixels, statistics, faulty)
     judges = fit_judges(statistics, seen, spoiled, pool.score, taught, recipe)
 
     def lessons(count: int, batch: BatchRecipe) -> list[_Lesson]:
@@ -250,7 +249,7 @@ def several_views(
     images: Tensor,
     count: int,
     shift: int,
-    summary: Summary = mean_token,
+    summary: Summary,
     batch: int = 32,
 ) -> Tensor:
     """(N, 3, H, W) uint8 → (count, N, D) summaries of what the tower sees of each picture.
@@ -262,7 +261,7 @@ def several_views(
         seen = []
         for rows in torch.arange(len(images)).split(batch):
             pixels = cut_out(images, rows, images.shape[-2:], slack=shift if view > 1 else 0)
-            seen.append(see(graph, pixels.flip(-1) if view % 2 else pixels, summary))
+            seen.append(summary(see(graph, pixels.flip(-1) if view % 2 else pixels)))
         views.append(torch.cat(seen))
     return torch.stack(views)
 
@@ -270,11 +269,10 @@ def several_views(
 @torch.no_grad()
 def _store(graph: ScoringGraph, pool: Pool, count: int, recipe: BatchRecipe) -> list[Batch]:
     """``count`` batches; image tokens (B, places, 4 · vision width) fp16 in place of pixels."""
-    normalise = Normalise().to(pool.images.device)
     stores: dict[str, Tensor] = {}
     for index in range(count):
         batch = draw_batch(pool, recipe, graph.input_size)
-        tokens = image_tokens(graph, normalise(batch.pixels))
+        tokens = see(graph, batch.pixels)
         for name, kept in (vars(batch) | {"pixels": tokens.half()}).items():
             if name not in stores:
                 # All at once: small tensors kept in between would pin the batches' large ones.

@@ -72,7 +72,7 @@ class Taught:
     def smoothed(self, trust: float) -> Tensor:
         """(N,) ratings, in which the teacher's word has a share of ``trust``; it alone of others.
 
-        Who made a picture worth what by chance, or by taste, the teacher does not see.
+        What chance and people's taste added to a rating the teacher cannot have seen.
         """
         score = self.said.clone()
         rated = slice(len(self.opinion))

@@ -32,7 +32,7 @@ from .losses import IGNORED
 from .score_batches import Pool, cut_out
 from .score_terms import expected_score
 from .symmetry import fold, mirror_loss
-from .vision import Normalise, image_tokens
+from .vision import see
 
 _log = logging.getLogger(__name__)
 
@@ -147,7 +147,6 @@ def _look(
 ) -> _Seen:
     """Every version of every picture, through the finished tower."""
     device = pool.images.device
-    normalise = Normalise().to(device)
     values = torch.tensor(ORDERED_100.values, device=device)
     tokens, logits, symmetry, texts = [], [], [], []
     for version in range(recipe.versions):
@@ -158,8 +157,7 @@ def _look(
             if version % 2:
                 kind = int(torch.randint(len(augment.DISTORTIONS), ()))
                 images = augment.spoil(kind, images, torch.rand(len(images), device=device))
-            pixels = normalise(augment.resize(images, graph.input_size))
-            tokens.append(image_tokens(graph, pixels).half())
+            tokens.append(see(graph, images).half())
             logits.append(graph.read(graph.projector(tokens[-1].float())))
             scores = expected_score(logits[-1], values).tolist()
             measured = facts(images.cpu())

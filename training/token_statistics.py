@@ -48,10 +48,10 @@ class TokenStatistics:
 
         See :class:`.kernel.KernelRegression`; each argument is what a number of its part counts.
         """
-        counts = torch.tensor([self.width, self.width, len(self.rows)])
-        count = torch.tensor([mean, spread, together], dtype=torch.float32)
-        count = count.repeat_interleave(counts)
-        return count / count.mean()
+        sizes = torch.tensor([self.width, self.width, len(self.rows)])
+        parts = torch.tensor([mean, spread, together], dtype=torch.float32)
+        numbers = parts.repeat_interleave(sizes)
+        return numbers / numbers.mean()
 
 
 def _patches(tokens: Tensor) -> Tensor:

@@ -45,8 +45,8 @@ def mean_token(tokens: Tensor) -> Tensor:
 def see_both_ways(
     graph: ScoringGraph,
     images: Tensor,
+    summary: Summary,
     rows: Tensor | None = None,
-    summary: Summary = mean_token,
     batch: int = 32,
 ) -> Tensor:
     """(N, 3, H, W) uint8 → (N, D): of each picture and its mirror image together.
@@ -58,16 +58,16 @@ def see_both_ways(
     seen = []
     for some in rows.to(images.device).split(batch):
         pixels = images[some].float() / 255
-        seen.append((see(graph, pixels, summary) + see(graph, pixels.flip(-1), summary)) / 2)
+        seen.append((summary(see(graph, pixels)) + summary(see(graph, pixels.flip(-1)))) / 2)
     return torch.cat(seen)
 
 
 @torch.no_grad()
-def see(graph: ScoringGraph, pixels: Tensor, summary: Summary = mean_token) -> Tensor:
-    """(B, 3, H, W) in 0..1, of any size → (B, D): a ``summary`` of what the tower sees of each."""
+def see(graph: ScoringGraph, pixels: Tensor) -> Tensor:
+    """(B, 3, H, W) in 0..1, of any size → (B, places, 4 · vision width): the image tokens."""
     device = graph.projector.layer_norm.weight.device
     pixel_values = Normalise().to(device)(resize(pixels.to(device), graph.input_size))
-    return summary(image_tokens(graph, pixel_values))
+    return image_tokens(graph, pixel_values)
 
 
 @torch.no_grad()
