@@ -9,6 +9,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from artimuse.artimuse_core.model import ScoringGraph
 from artimuse.artimuse_core.score_tokens import ORDERED_100
 from artimuse.training import metrics, nano, readout_stage
+from artimuse.training.augment import DISTORTIONS
 from artimuse.training.datasets import agiqa3k
 from artimuse.training.readout_stage import Judges, fit_judges, several_views, train_readout
 from artimuse.training.score_batches import (
@@ -245,7 +246,8 @@ def test_what_a_copy_lacks_of_its_margin_counts_as_a_share_of_its_original(taugh
         says[batch.spoiled] = copy
         logits = -(VALUES - says[:, None]).square()
         target = soft_target(says, torch.zeros(len(says)), VALUES)
-        return float(score_losses(logits, target, replace(batch, score=says), VALUES)["rank"])
+        losses = score_losses(logits, target, replace(batch, score=says), VALUES, 1.0, 1.0)
+        return float(losses["rank"])
 
     assert rank(80, 72) == pytest.approx(0, abs=1e-3)
     assert rank(80, 76) == pytest.approx(4 / 80, abs=1e-3)
@@ -254,6 +256,42 @@ def test_what_a_copy_lacks_of_its_margin_counts_as_a_share_of_its_original(taugh
     assert rank(15, 11) == pytest.approx(4 / 20, abs=1e-3)
     assert rank(5, 0) == pytest.approx(0, abs=1e-3)  # no room for more
     assert rank(40, 44) == pytest.approx(12 / 40, abs=1e-3)
+
+
+def test_what_copies_of_another_exposure_lack_counts_more(taught) -> None:
+    graph, pool, _ = taught
+    [batch] = readout_stage._store(graph, pool, 1, replace(TINY.readout.batch, spoiled=1.0))
+    batch.score = torch.full([len(batch.kind)], 40.0)
+    batch.margin = torch.full_like(batch.margin, 8)
+    logits = -(VALUES - batch.score[:, None]).square()
+    target = soft_target(batch.score, torch.zeros(len(batch.kind)), VALUES)
+
+    def lacking(name: str, exposure: float) -> float:
+        batch.kind[batch.spoiled] = 1 + list(DISTORTIONS).index(name)
+        return float(score_losses(logits, target, batch, VALUES, 1.0, exposure)["rank"])
+
+    assert lacking("noise", 3.0) == pytest.approx(8 / 40, abs=1e-3)
+    assert lacking("overexposure", 1.0) == pytest.approx(8 / 40, abs=1e-3)
+    assert lacking("overexposure", 3.0) == pytest.approx(3 * 8 / 40, abs=1e-3)
+    assert lacking("underexposure", 3.0) == pytest.approx(3 * 8 / 40, abs=1e-3)
+
+
+def test_what_a_copy_is_worth_counts_less_than_what_others_are(taught) -> None:
+    graph, pool, _ = taught
+    [batch] = readout_stage._store(graph, pool, 1, TINY.readout.batch)
+    batch.score = torch.full([len(batch.kind)], 40.0)
+    target = soft_target(batch.score, torch.zeros(len(batch.kind)), VALUES)
+
+    def error(wrong: torch.Tensor, copies: float) -> float:
+        says = batch.score.index_fill(0, wrong, 65)
+        logits = -(VALUES - says[:, None]).square()
+        return float(score_losses(logits, target, batch, VALUES, copies, 1.0)["expectation"])
+
+    clean = torch.nonzero(batch.kind == CLEAN)[:, 0]
+    assert error(clean, 0.25) == pytest.approx(len(clean) / len(batch.kind), abs=1e-3)
+    share = len(batch.spoiled) / len(batch.kind)
+    assert error(batch.spoiled, 1.0) == pytest.approx(share, abs=1e-3)
+    assert error(batch.spoiled, 0.25) == pytest.approx(share / 4, abs=1e-3)
 
 
 def test_scores_are_to_correlate_among_clean_pictures_alone(taught) -> None:
@@ -265,7 +303,7 @@ def test_scores_are_to_correlate_among_clean_pictures_alone(taught) -> None:
 
     logits = -(VALUES - says[:, None]).square()
     target = soft_target(batch.score, torch.zeros(len(clean)), VALUES)
-    losses = score_losses(logits, target, batch, VALUES)
+    losses = score_losses(logits, target, batch, VALUES, 1.0, 1.0)
     assert abs(float(losses["correlation"])) < 1e-3
     batch.kind = torch.full_like(batch.kind, CLEAN)
-    assert float(score_losses(logits, target, batch, VALUES)["correlation"]) > 0.1
+    assert float(score_losses(logits, target, batch, VALUES, 1.0, 1.0)["correlation"]) > 0.1

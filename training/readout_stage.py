@@ -69,11 +69,11 @@ _SOME = 128
 class ReadoutRecipe:
     """How many views are stored, and how they are learnt from."""
 
-    batches: int = 300
+    batches: int = 160
     """Of views, stored."""
     others: int = 2
     """Batches whose clean views a step sees besides all of one."""
-    steps: int = 1200
+    steps: int = 800
     learning_rate: float = 3e-3
     """Peak; a tenth of the steps warm-up, then a cosine to nothing."""
     matrix_rate: float = 0.02
@@ -103,9 +103,15 @@ class ReadoutRecipe:
     poor pictures are often dark, and look better when brightened by two stops."""
     margin: float = 0.6
     """By how much a spoiled copy should lie below its original, as a share of ``Batch.margin``."""
+    copies: float = 0.3
+    """How much it counts what a spoiled copy is worth, beside 1 of other views: it has to lie below
+    its original, and by how much is nobody's opinion."""
+    exposure: float = 2.0
+    """How much what a copy lacks of its margin counts where it is darker or brighter, beside 1
+    where its fault is another: these rise most often."""
     expectation: float = 25.0
     correlation: float = 0.5
-    rank: float = 16.0
+    rank: float = 8.0
     mirror: float = 0.4
     """Weights of the terms of :func:`.score_terms.score_losses`."""
     reasons: float = 1.0
@@ -117,7 +123,7 @@ class ReadoutRecipe:
             spoiled=0.6, mirrored=0.2, unrated=8, worthless=6, least=0.35
         )
     )
-    dark_batches: int = 100
+    dark_batches: int = 50
     """Stored besides, in which the darkest pictures come overexposed."""
     dark_share: float = 0.5
     """Of the steps that learn from these."""
@@ -164,7 +170,9 @@ def train_readout(
             states = graph.final_states(graph.projector(lesson.batch.pixels.float()))
             logits = graph.tell(states)
         clean = lesson.batch.kind == CLEAN
-        losses = score_losses(logits, lesson.target, lesson.batch, values)
+        losses = score_losses(
+            logits, lesson.target, lesson.batch, values, recipe.copies, recipe.exposure
+        )
         losses["reasons"] = F.mse_loss(explains(states[clean, -1]), lesson.reasons)
         descent.step(weigh(losses, recipe), course(step, recipe.steps))
         average.follow(step)

@@ -17,7 +17,9 @@ from . import augment
 CLEAN, WORTHLESS = 0, 1 + len(augment.DISTORTIONS)
 """Classes of ``Batch.kind``; the distortions lie between."""
 KINDS = WORTHLESS + 1
-NOISE, OVEREXPOSURE = map(list(augment.DISTORTIONS).index, ("noise", "overexposure"))
+NOISE, UNDEREXPOSURE, OVEREXPOSURE = map(
+    list(augment.DISTORTIONS).index, ("noise", "underexposure", "overexposure")
+)
 """Their positions among the distortions; one more is the class of ``Batch.kind``."""
 UNKNOWN = -1
 """A class label that no loss looks at."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .score_batches import CLEAN, UNKNOWN, Batch
+from .score_batches import CLEAN, OVEREXPOSURE, UNDEREXPOSURE, UNKNOWN, Batch
 
 ROOM = 0.8
 """Share of a picture's score by which a margin may lie below it: a poor one has little room."""
@@ -27,22 +27,37 @@ def expected_score(logits: Tensor, values: Tensor) -> Tensor:
     return torch.softmax(logits, dim=1) @ values
 
 
-def score_losses(logits: Tensor, target: Tensor, batch: Batch, values: Tensor) -> dict[str, Tensor]:
+def score_losses(
+    logits: Tensor,
+    target: Tensor,
+    batch: Batch,
+    values: Tensor,
+    copies: float,
+    exposure: float,
+) -> dict[str, Tensor]:
     """Unweighted terms from (B, K) fp32 logits; of a batch whose scores are all known.
 
     Args:
         target: (B, K) distributions over the score tokens, of means ``batch.score``.
         values: (K,) what the score tokens are worth, in points.
+        copies: how much what a spoiled copy is worth counts, beside 1 of other views.
+        exposure: how much what a copy lacks of its margin counts where it is darker or brighter,
+            beside 1 where its fault is another.
     """
     expected = expected_score(logits, values)
+    counts = torch.ones_like(expected).index_fill(0, batch.spoiled, copies)
     cross_entropy = -(target * F.log_softmax(logits, dim=1)).sum(1)
+    error = (expected - batch.score) / POINTS
     clean = batch.kind == CLEAN
     original, spoiled = expected[batch.original], expected[batch.spoiled]
     margin = torch.minimum(batch.margin, ROOM * original.detach())
     lacking = F.relu(margin - (original - spoiled)) / original.detach().clamp_min(POOR)
+    kind = batch.kind[batch.spoiled]
+    exposed = (kind == 1 + UNDEREXPOSURE) | (kind == 1 + OVEREXPOSURE)
+    lacking = torch.where(exposed, exposure, 1.0) * lacking
     return {
-        "tokens": cross_entropy.mean(),
-        "expectation": ((expected - batch.score) / POINTS).square().mean(),
+        "tokens": (counts * cross_entropy).mean(),
+        "expectation": (counts * error.square()).mean(),
         "correlation": 1 - _correlation(expected[clean], batch.score[clean]),
         "mirror": ((expected[batch.seen] - expected[batch.mirrored]) / 5).square().mean()
         if len(batch.seen)
