@@ -9,13 +9,13 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 from artimuse.artimuse_core.model import ScoringGraph
 from artimuse.artimuse_core.score_tokens import ORDERED_100
 from artimuse.training import metrics, nano, readout_stage
-from artimuse.training.augment import DISTORTIONS
 from artimuse.training.datasets import agiqa3k
 from artimuse.training.readout_stage import Judges, fit_judges, several_views, train_readout
 from artimuse.training.score_batches import (
     CLEAN,
     NOISE,
     OVEREXPOSURE,
+    UNDEREXPOSURE,
     UNKNOWN,
     WORTHLESS,
     Pool,
@@ -236,6 +236,11 @@ def test_some_faults_take_their_own_share_of_a_pictures_worth(
     assert float(lost[~at_fault].abs().mean()) < 2
 
 
+def sure_of(says: torch.Tensor) -> torch.Tensor:
+    """(B,) scores → (B, K) logits that put nearly all on the nearest score token."""
+    return -(VALUES - says[:, None]).square()
+
+
 def test_what_a_copy_lacks_of_its_margin_counts_as_a_share_of_its_original(taught) -> None:
     graph, pool, _ = taught
     [batch] = readout_stage._store(graph, pool, 1, TINY.readout.batch)
@@ -244,7 +249,7 @@ def test_what_a_copy_lacks_of_its_margin_counts_as_a_share_of_its_original(taugh
     def rank(original: int, copy: int) -> float:
         says = torch.full([len(batch.kind)], float(original))
         says[batch.spoiled] = copy
-        logits = -(VALUES - says[:, None]).square()
+        logits = sure_of(says)
         target = soft_target(says, torch.zeros(len(says)), VALUES)
         losses = score_losses(logits, target, replace(batch, score=says), VALUES, 1.0, 1.0)
         return float(losses["rank"])
@@ -263,17 +268,17 @@ def test_what_copies_of_another_exposure_lack_counts_more(taught) -> None:
     [batch] = readout_stage._store(graph, pool, 1, replace(TINY.readout.batch, spoiled=1.0))
     batch.score = torch.full([len(batch.kind)], 40.0)
     batch.margin = torch.full_like(batch.margin, 8)
-    logits = -(VALUES - batch.score[:, None]).square()
+    logits = sure_of(batch.score)
     target = soft_target(batch.score, torch.zeros(len(batch.kind)), VALUES)
 
-    def lacking(name: str, exposure: float) -> float:
-        batch.kind[batch.spoiled] = 1 + list(DISTORTIONS).index(name)
+    def lacking(fault: int, exposure: float) -> float:
+        batch.kind[batch.spoiled] = 1 + fault
         return float(score_losses(logits, target, batch, VALUES, 1.0, exposure)["rank"])
 
-    assert lacking("noise", 3.0) == pytest.approx(8 / 40, abs=1e-3)
-    assert lacking("overexposure", 1.0) == pytest.approx(8 / 40, abs=1e-3)
-    assert lacking("overexposure", 3.0) == pytest.approx(3 * 8 / 40, abs=1e-3)
-    assert lacking("underexposure", 3.0) == pytest.approx(3 * 8 / 40, abs=1e-3)
+    assert lacking(NOISE, 3.0) == pytest.approx(8 / 40, abs=1e-3)
+    assert lacking(OVEREXPOSURE, 1.0) == pytest.approx(8 / 40, abs=1e-3)
+    assert lacking(OVEREXPOSURE, 3.0) == pytest.approx(3 * 8 / 40, abs=1e-3)
+    assert lacking(UNDEREXPOSURE, 3.0) == pytest.approx(3 * 8 / 40, abs=1e-3)
 
 
 def test_what_a_copy_is_worth_counts_less_than_what_others_are(taught) -> None:
@@ -284,7 +289,7 @@ def test_what_a_copy_is_worth_counts_less_than_what_others_are(taught) -> None:
 
     def error(wrong: torch.Tensor, copies: float) -> float:
         says = batch.score.index_fill(0, wrong, 65)
-        logits = -(VALUES - says[:, None]).square()
+        logits = sure_of(says)
         return float(score_losses(logits, target, batch, VALUES, copies, 1.0)["expectation"])
 
     clean = torch.nonzero(batch.kind == CLEAN)[:, 0]
@@ -301,7 +306,7 @@ def test_scores_are_to_correlate_among_clean_pictures_alone(taught) -> None:
     says = torch.rand(len(clean), generator=torch.Generator().manual_seed(0)) * 100
     batch.score = torch.where(clean, says, 100 - says)
 
-    logits = -(VALUES - says[:, None]).square()
+    logits = sure_of(says)
     target = soft_target(batch.score, torch.zeros(len(clean)), VALUES)
     losses = score_losses(logits, target, batch, VALUES, 1.0, 1.0)
     assert abs(float(losses["correlation"])) < 1e-3

@@ -15,10 +15,9 @@ from has to tell besides, by a linear layer that is thrown away, what the judges
 teacher would see, and what either of the two says of it.
 
 What copies teach is not true of clean pictures that look like them, so a step sees the clean views
-of several batches and the copies of one, and what a copy is worth counts less than that it lies
-below its original. And a dark picture that is brightened until it clips looks
-better to what has been learnt by then, so some batches have the darkest of their pictures
-overexposed.
+of several batches and the copies of one, and what a copy is worth counts less than what a clean
+view is. And a dark picture that is brightened until it clips looks better to what has been learnt
+by then, so some batches have the darkest of their pictures overexposed.
 """
 
 from __future__ import annotations
