@@ -117,7 +117,7 @@ def _in_fp8(graph: ir.Graph, weight: ir.Value, *, before: ir.Node) -> ir.Value:
     name = f"{_name(weight)}.fp8"
     assert weight.shape is not None
     lazy = ir.LazyTensor(rounded, _FP8, weight.shape.copy(), name=name)
-    quantized = _initializer(graph, name, lazy, weight.shape.copy())
+    quantized = _initializer(graph, lazy)
     back = ir.node("DequantizeLinear", [quantized, scale, _zero(graph)])
     back.outputs[0].type, back.outputs[0].shape = weight.type, weight.shape
     graph.insert_before(before, back)
@@ -129,8 +129,7 @@ def _scale(graph: ir.Graph, value: ir.Value, largest: float) -> ir.Value:
     assert value.dtype is not None
     smallest = np.finfo(value.dtype.numpy()).tiny  # of a tensor of zeros as well
     scale = np.asarray(max(largest / LARGEST, float(smallest)), value.dtype.numpy())
-    name = f"{_name(value)}.scale"
-    return _initializer(graph, name, ir.tensor(scale, name=name))
+    return _initializer(graph, ir.tensor(scale, name=f"{_name(value)}.scale"))
 
 
 def _zero(graph: ir.Graph) -> ir.Value:
@@ -138,19 +137,11 @@ def _zero(graph: ir.Graph) -> ir.Value:
     name = "fp8.zero"
     if name in graph.initializers:
         return graph.initializers[name]
-    return _initializer(graph, name, ir.tensor(np.zeros((), ml_dtypes.float8_e4m3fn), name=name))
+    return _initializer(graph, ir.tensor(np.zeros((), ml_dtypes.float8_e4m3fn), name=name))
 
 
-def _initializer(
-    graph: ir.Graph, name: str, tensor: ir.TensorProtocol, shape: ir.Shape | None = None
-) -> ir.Value:
-    """``shape``: a scalar's, if not given."""
-    value = ir.Value(
-        name=name,
-        type=ir.TensorType(tensor.dtype),
-        shape=shape or ir.Shape([]),
-        const_value=tensor,
-    )
+def _initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
+    value = ir.val(tensor.name, const_value=tensor)
     graph.register_initializer(value)
     return value
 

@@ -75,9 +75,7 @@ def store_as_fp16(model: ir.Model) -> None:
             shape=ir.Shape(tensor.shape.numpy()),
             name=f"{name}_fp16",
         )
-        stored = ir.Value(
-            name=half.name, const_value=half, shape=half.shape, type=ir.TensorType(half.dtype)
-        )
+        stored = ir.val(half.name, const_value=half)
         cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT.value}, num_outputs=1)
         ir.convenience.replace_all_uses_with(value, cast.outputs[0])
         del graph.initializers[name]

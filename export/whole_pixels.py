@@ -135,12 +135,7 @@ class _Writer:
 
     def constant(self, name: str, values: npt.NDArray[Any]) -> ir.Value:
         tensor = ir.tensor(values, name=f"{self.prefix}.{name}")
-        value = ir.Value(
-            name=tensor.name,
-            type=ir.TensorType(tensor.dtype),
-            shape=ir.Shape(values.shape),
-            const_value=tensor,
-        )
+        value = ir.val(tensor.name, const_value=tensor)
         self.graph.register_initializer(value)
         return value
 
