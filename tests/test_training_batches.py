@@ -67,8 +67,7 @@ def test_batches_pair_originals_with_worse_copies(rated) -> None:
 
 @pytest.mark.parametrize("drawn", ["overexposure", "jpeg"])
 def test_in_dark_batches_the_darkest_pictures_are_overexposed(monkeypatch, drawn) -> None:
-    names = list(augment.DISTORTIONS)
-    noise, other, over = map(names.index, ("noise", drawn, "overexposure"))
+    noise, other, over = (augment.FAULTS[name] for name in ("noise", drawn, "overexposure"))
     monkeypatch.setattr(augment, "draw_kinds", lambda count: [noise, other])
     levels = torch.randperm(16) * 8 + 20
     pool = Pool(
@@ -80,9 +79,9 @@ def test_in_dark_batches_the_darkest_pictures_are_overexposed(monkeypatch, drawn
     recipe = BatchRecipe(rated=16, unrated=0, worthless=0, groups=2, spoiled=1, dark=True)
     batch = draw_batch(pool, recipe, SIDE)
     kinds = batch.kind[batch.spoiled]
-    assert set(kinds.tolist()) == {1 + over, 1 + noise}
+    assert set(kinds.tolist()) == {over, noise}
     light = batch.score[batch.original]
-    assert light[kinds == 1 + over].max() < light[kinds == 1 + noise].min()
+    assert light[kinds == over].max() < light[kinds == noise].min()
 
 
 @pytest.mark.parametrize("name", augment.DISTORTIONS)

@@ -226,7 +226,7 @@ def test_some_faults_take_their_own_share_of_a_pictures_worth(
     # A narrow kernel, so that what is said of one fault is said of nothing else.
     nothing = {"loss": 0.0, "noise_loss": 0.0, "overexposure_loss": 0.0, "margin": 0.0}
     recipe = replace(TINY.readout, **nothing, width=5.0, ridge=1e-3)
-    at_fault, severe = told.views.kind[faulty] == 1 + fault, told.views.severity[faulty] > 0.5
+    at_fault, severe = told.views.kind[faulty] == fault, told.views.severity[faulty] > 0.5
     before, after = (
         fit_judges(statistics, *seen, pool.score, told, changed).spoiled(seen[1])
         for changed in (replace(recipe, **{own: loss}) for loss in (0.0, 1.0))
@@ -272,7 +272,7 @@ def test_what_copies_of_another_exposure_lack_counts_more(taught) -> None:
     target = soft_target(batch.score, torch.zeros(len(batch.kind)), VALUES)
 
     def lacking(fault: int, exposure: float) -> float:
-        batch.kind[batch.spoiled] = 1 + fault
+        batch.kind[batch.spoiled] = fault
         return float(score_losses(logits, target, batch, VALUES, 1.0, exposure)["rank"])
 
     assert lacking(NOISE, 3.0) == pytest.approx(8 / 40, abs=1e-3)

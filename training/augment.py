@@ -147,9 +147,13 @@ DISTORTIONS: dict[str, Distortion] = {
 }
 
 
+FAULTS = {name: kind for kind, name in enumerate(DISTORTIONS, 1)}
+"""What a picture is spoiled by, as a class; 0 is left for clean ones."""
+
+
 def spoil(kind: int, images: Tensor, severity: Tensor) -> Tensor:
-    """The distortion at position ``kind`` of ``DISTORTIONS``."""
-    return list(DISTORTIONS.values())[kind](images, severity)
+    """The distortion of that class, one of ``FAULTS``."""
+    return list(DISTORTIONS.values())[kind - 1](images, severity)
 
 
 FREQUENCY = {
@@ -163,9 +167,9 @@ FREQUENCY = {
 
 
 def draw_kinds(count: int) -> list[int]:
-    """Positions of ``count`` distortions in ``DISTORTIONS``, by their frequency, none twice."""
+    """``count`` of ``FAULTS``, by their distortions' frequency, none twice."""
     weights = torch.tensor([FREQUENCY.get(name, 1.0) for name in DISTORTIONS])
-    return torch.multinomial(weights, count).tolist()
+    return (1 + torch.multinomial(weights, count)).tolist()
 
 
 def worthless(count: int, size: int, device: torch.device) -> Tensor:

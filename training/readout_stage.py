@@ -247,8 +247,8 @@ def fit_judges(
 
 def _share_lost(kind: Tensor, severity: Tensor, recipe: ReadoutRecipe) -> Tensor:
     """(P,) kinds of faults and how severe they are → shares of a picture's worth that they take."""
-    lost = torch.where(kind == 1 + NOISE, recipe.noise_loss, recipe.loss) * severity.square()
-    return torch.where(kind == 1 + OVEREXPOSURE, recipe.overexposure_loss * severity, lost)
+    lost = torch.where(kind == NOISE, recipe.noise_loss, recipe.loss) * severity.square()
+    return torch.where(kind == OVEREXPOSURE, recipe.overexposure_loss * severity, lost)
 
 
 @torch.no_grad()

@@ -14,13 +14,12 @@ from torch import Tensor
 
 from . import augment
 
-CLEAN, WORTHLESS = 0, 1 + len(augment.DISTORTIONS)
-"""Classes of ``Batch.kind``; the distortions lie between."""
+CLEAN, WORTHLESS = 0, 1 + len(augment.FAULTS)
+"""Classes of ``Batch.kind``; those of the distortions, ``augment.FAULTS``, lie between."""
 KINDS = WORTHLESS + 1
-NOISE, UNDEREXPOSURE, OVEREXPOSURE = map(
-    list(augment.DISTORTIONS).index, ("noise", "underexposure", "overexposure")
+NOISE, UNDEREXPOSURE, OVEREXPOSURE = (
+    augment.FAULTS[name] for name in ("noise", "underexposure", "overexposure")
 )
-"""Their positions among the distortions; one more is the class of ``Batch.kind``."""
 UNKNOWN = -1
 """A class label that no loss looks at."""
 
@@ -147,7 +146,7 @@ def _group(
     seen = torch.arange(pairs, min(pairs + round(len(rated) * recipe.mirrored), len(rows)))
     seen = seen.to(clean.device)
     kinds = torch.full((len(rows) + pairs + len(seen),), CLEAN, device=clean.device)
-    kinds[len(rows) : len(rows) + pairs] = 1 + kind
+    kinds[len(rows) : len(rows) + pairs] = kind
     return Batch(
         pixels=torch.cat([clean, spoiled, clean[seen].flip(-1)]),
         score=torch.cat([score, torch.full_like(severity, torch.nan), score[seen]]),

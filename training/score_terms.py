@@ -53,7 +53,7 @@ def score_losses(
     margin = torch.minimum(batch.margin, ROOM * original.detach())
     lacking = F.relu(margin - (original - spoiled)) / original.detach().clamp_min(POOR)
     kind = batch.kind[batch.spoiled]
-    exposed = (kind == 1 + UNDEREXPOSURE) | (kind == 1 + OVEREXPOSURE)
+    exposed = (kind == UNDEREXPOSURE) | (kind == OVEREXPOSURE)
     lacking = torch.where(exposed, exposure, 1.0) * lacking
     return {
         "tokens": (counts * cross_entropy).mean(),

@@ -96,7 +96,7 @@ def draw_views(images: Tensor, look: Callable[[Tensor], Tensor], recipe: ViewRec
             if float(torch.rand(())) < recipe.spoiled:
                 [fault] = augment.draw_kinds(1)
                 original[rows] = _originals(images, len(rows), darker=fault == OVEREXPOSURE)
-                kind[rows], severity[rows] = 1 + fault, 0.1 + 0.9 * torch.rand(len(rows))
+                kind[rows], severity[rows] = fault, 0.1 + 0.9 * torch.rand(len(rows))
                 pictures = images[original[rows]].float() / 255
                 pictures = augment.spoil(fault, pictures, severity[rows])
             else:

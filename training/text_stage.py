@@ -155,7 +155,7 @@ def _look(
             if version % 3 == 2:
                 images = fold(images)
             if version % 2:
-                kind = int(torch.randint(len(augment.DISTORTIONS), ()))
+                kind = 1 + int(torch.randint(len(augment.FAULTS), ()))
                 images = augment.spoil(kind, images, torch.rand(len(images), device=device))
             tokens.append(see(graph, images).half())
             logits.append(graph.read(graph.projector(tokens[-1].float())))
