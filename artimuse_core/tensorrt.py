@@ -23,8 +23,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_path
-
 from .bundle import Manifest, sha256
 from .errors import ModelError, UsageError
 from .images import one_line
@@ -149,6 +147,8 @@ def home(directory: Path, manifest: Manifest, plan: Plan, machine: Machine) -> P
     beside = directory / "engines"
     if os.access(beside if beside.exists() else directory, os.W_OK):
         return beside / key
+    from platformdirs import user_cache_path  # which ComfyUI does not bring
+
     return user_cache_path("artimuse") / "engines" / key
 
 

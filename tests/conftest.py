@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,16 @@ if importlib.util.find_spec("artimuse") is None:
     module = importlib.util.module_from_spec(spec)
     sys.modules["artimuse"] = module
     spec.loader.exec_module(module)
+
+
+def python(code: str) -> str:
+    """Run code in a fresh interpreter that finds artimuse as the tests do."""
+    prelude = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest; "
+    result = subprocess.run(
+        [sys.executable, "-c", prelude + code], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,11 @@
 """The arrows of the design, the light base install, and the package list."""
 
 import ast
-import subprocess
 import sys
 
 import pytest
 
-from .conftest import ROOT
+from .conftest import ROOT, python
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -61,16 +60,6 @@ def test_package_list_is_complete() -> None:
         for path in (ROOT / room).rglob("__init__.py")
     }
     assert set(project["tool"]["setuptools"]["packages"]) == {"artimuse", *folders}
-
-
-def python(code: str) -> str:
-    """Run code in a fresh interpreter that finds artimuse as the tests do."""
-    prelude = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest; "
-    result = subprocess.run(
-        [sys.executable, "-c", prelude + code], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 HEAVY = "[m for m in ('torch', 'transformers', 'onnxruntime', 'onnx') if m in sys.modules]"

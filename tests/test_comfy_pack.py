@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from . import comfy_stub
-from .conftest import ROOT
+from .conftest import ROOT, python
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -107,6 +107,26 @@ def test_comfyui_is_asked_to_install_only_what_it_lacks() -> None:
     wanted = [line for line in lines if line and not line.startswith("#")]
     assert wanted == ["onnxruntime>=1.20"]
     assert set(wanted) <= set(project()["project"]["dependencies"])
+
+
+def test_nodes_load_and_score_with_nothing_but_that(tmp_path) -> None:
+    needs = [re.split("[<>=]", line)[0] for line in project()["project"]["dependencies"]]
+    installed = ("onnxruntime", "numpy", "pillow")  # the last two by ComfyUI itself
+    lacking = [name.replace("-", "_") for name in needs if name not in installed]
+    assert "platformdirs" in lacking
+    code = f"""
+import asyncio, sys
+sys.modules.update(dict.fromkeys({lacking}))  # so that importing any of these fails
+sys.path[:0] = [{str(ROOT / "tests")!r}]
+from pathlib import Path
+import pytest, comfy_stub, artimuse
+from PIL import Image
+comfy_stub.install(pytest.MonkeyPatch(), Path({str(tmp_path)!r}))
+nodes = asyncio.run(asyncio.run(artimuse.comfy_entrypoint()).get_node_list())
+[result] = artimuse.Scorer.load("nano").score([Image.new("RGB", (64, 64))])
+print(len(nodes), result.ok)
+"""
+    assert python(code).split() == ["8", "True"]
 
 
 @pytest.mark.parametrize(
