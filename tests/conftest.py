@@ -33,7 +33,7 @@ if importlib.util.find_spec("artimuse") is None:
 
 
 def python(code: str) -> str:
-    """Run code in a fresh interpreter that finds artimuse as the tests do."""
+    """Run code in a fresh interpreter that finds artimuse, and our modules, as the tests do."""
     prelude = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest; "
     result = subprocess.run(
         [sys.executable, "-c", prelude + code], capture_output=True, text=True, check=False
