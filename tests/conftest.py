@@ -1,9 +1,8 @@
-"""Loads the repository's root as the package ``artimuse`` where it is not installed."""
+"""What tests share: data, models, and interpreters of their own."""
 
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -15,29 +14,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from .findable import ROOT
+
 if TYPE_CHECKING:
     from artimuse import Scorer
 
-ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
-if importlib.util.find_spec("artimuse") is None:
-    spec = importlib.util.spec_from_file_location(
-        "artimuse", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["artimuse"] = module
-    spec.loader.exec_module(module)
+
+def interpreter(code: str, *arguments: object) -> list[str]:
+    """The command of a fresh interpreter that finds artimuse, and our modules, as the tests do."""
+    prelude = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import findable; "
+    return [sys.executable, "-c", prelude + code, *map(str, arguments)]
 
 
-def python(code: str) -> str:
-    """Run code in a fresh interpreter that finds artimuse, and our modules, as the tests do."""
-    prelude = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest; "
-    result = subprocess.run(
-        [sys.executable, "-c", prelude + code], capture_output=True, text=True, check=False
-    )
+def python(code: str, *arguments: object) -> str:
+    """What code prints in such an interpreter. Fails with what it says if it fails."""
+    command = interpreter(code, *arguments)
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

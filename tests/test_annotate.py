@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -18,7 +17,7 @@ from artimuse.cli import main
 from artimuse.training import annotate, annotation_prompts, asking, datasets, mllm
 from artimuse.training.datasets.base import Sample
 
-from .conftest import ROOT
+from .conftest import interpreter
 from .fake_endpoint import ANSWERS, GOOD, endpoint, text_of
 
 
@@ -199,13 +198,11 @@ def test_killed_at_any_moment_nothing_is_lost_or_asked_twice(rated, tmp_path) ->
         return "good"
 
     with endpoint(script) as there:
-        command = [
-            sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); "
-            "import conftest; from artimuse.cli import main; main()",
-            "annotate", "--data", str(table), "--images", str(rated[0].image.parent),
-            "--output", str(output), "--mllm", "fake", "--endpoint", there.url,
-            "--concurrency", "2",
-        ]  # fmt: skip
+        command = interpreter(
+            "from artimuse.cli import main; main()",
+            "annotate", "--data", table, "--images", rated[0].image.parent,
+            "--output", output, "--mllm", "fake", "--endpoint", there.url, "--concurrency", "2",
+        )  # fmt: skip
         kills = 0
         for _ in range(20):
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)

@@ -21,7 +21,7 @@ from artimuse.curation.journal import Journal
 from artimuse.curation.records import Record
 
 from .acting import act, snapshot, take_back
-from .conftest import ROOT
+from .conftest import interpreter
 
 
 def with_sidecars(folder: Path) -> Path:
@@ -243,12 +243,7 @@ def test_repair_takes_nobody_elses_file_for_ours(folder, tmp_path, journals) -> 
 
 
 ZYGOTE = """
-import os, sys
-try:
-    import artimuse
-except ModuleNotFoundError:
-    sys.path.insert(0, sys.argv[1])
-    import conftest
+import os
 from pathlib import Path
 from artimuse.curation import actions
 from artimuse.curation.journal import Journal, find
@@ -279,9 +274,8 @@ for line in sys.stdin:
 class Zygote:
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", ZYGOTE, str(ROOT / "tests")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            interpreter(ZYGOTE), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def kill_after(self, seconds: float, *arguments: object) -> None:
         """Start an action and kill -9 it so long after it began to act."""

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from artimuse.curation.pipeline import Memory, score_files
 from artimuse.curation.scan import scan
 from artimuse.curation.store import FILE, Store
 
-from .conftest import ROOT
+from .conftest import interpreter
 from .fakes import brightness_scorer
 
 
@@ -57,9 +56,7 @@ def test_real_folders_are_read_and_left_as_they_are(shared_data, tmp_path, monke
 
 
 CURATE = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import conftest, fakes
+import fakes
 from artimuse import cli
 from artimuse.artimuse_core.scorer import Scorer
 scorer = fakes.brightness_scorer()
@@ -73,15 +70,14 @@ def load(*args, **options):
     sys.stdin.readline()
     return scorer
 Scorer.load = load
-cli.main(["curate", *sys.argv[2:]])
+cli.main(["curate", *sys.argv[1:]])
 """
 
 
 def curate(*arguments: object) -> subprocess.Popen[str]:
     """A run that has found its images and waits for a line before it scores them."""
-    command = [sys.executable, "-c", CURATE, str(ROOT / "tests"), *map(str, arguments)]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    run = subprocess.Popen(command, text=True, env=dict(os.environ), **pipes)
+    run = subprocess.Popen(interpreter(CURATE, *arguments), text=True, **pipes)
     while run.stderr.readline() not in ("scanned\n", ""):
         pass
     return run

@@ -25,7 +25,7 @@ from artimuse.curation.pipeline import Memory, score_files
 from artimuse.curation.scan import scan
 from artimuse.curation.store import FILE, Store, Wanted
 
-from .conftest import ROOT
+from .conftest import ROOT, interpreter
 from .fakes import brightness_scorer
 
 pytest.importorskip("ray.data")
@@ -34,7 +34,7 @@ IMAGES = 400
 RULES = ("--json", "--dedup", "2", "--top", "10%")
 
 CURATE = """
-import conftest, ray_actors
+import ray_actors
 from artimuse import cli
 from artimuse.artimuse_core import scorer
 from artimuse.artimuse_core.scorer import Scorer
@@ -63,7 +63,7 @@ def start(folder: Path, log: Path, *arguments: str) -> subprocess.Popen[str]:
         **os.environ, "PYTHONPATH": os.pathsep.join(paths), "ARTIMUSE_TEST_ACTORS": str(log),
         "RAY_ADDRESS": "local",
     }  # fmt: skip
-    command = [sys.executable, "-c", CURATE, "curate", str(folder), *RULES, *arguments]
+    command = interpreter(CURATE, "curate", folder, *RULES, *arguments)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, text=True, env=environment, **pipes)
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from artimuse.curation.records import Record
 from artimuse.curation.scan import scan
 from artimuse.curation.store import FILE, Store, Wanted
 
-from .conftest import ROOT
+from .conftest import interpreter
 from .fakes import brightness_scorer
 
 
@@ -186,20 +185,14 @@ def test_names_that_are_no_text_are_kept(folder, store) -> None:
 
 
 WORKER = """
-import sys
-try:
-    import artimuse
-except ModuleNotFoundError:
-    sys.path.insert(0, sys.argv[1])
-    import conftest
 from pathlib import Path
 from artimuse.curation.records import Facts
 from artimuse.curation.metadata import GenerationInfo
 from artimuse.curation.store import Known, Stamp, Store, Visuals
-store = Store(Path(sys.argv[2]))
+store = Store(Path(sys.argv[1]))
 for index in range(500):
     facts = Facts(1, 1, "0", GenerationInfo(), bytes([index % 256, index // 256]))
-    store.keep(Path(f"/x/{sys.argv[3]}-{index}"), Stamp(1, 1), facts, Visuals(), "m",
+    store.keep(Path(f"/x/{sys.argv[2]}-{index}"), Stamp(1, 1), facts, Visuals(), "m",
                Known(float(index), 1.0, None), read_ns=10**19)
 store.close()
 """
@@ -207,10 +200,7 @@ store.close()
 
 def test_two_processes_share_a_store(tmp_path) -> None:
     path = tmp_path / FILE
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER, str(ROOT / "tests"), str(path), name])
-        for name in "ab"
-    ]
+    workers = [subprocess.Popen(interpreter(WORKER, path, name)) for name in "ab"]
     assert [worker.wait() for worker in workers] == [0, 0]
     store = Store(path)
     counts = [store._one(f"SELECT count(*) FROM {t}", ())[0] for t in ("files", "scores")]

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from artimuse.artimuse_core.errors import ModelError, UsageError
 from artimuse.export import critique, to_onnx
 from artimuse.export.to_onnx import Recipe
 
-from .conftest import ROOT
+from .conftest import python
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +66,11 @@ def test_the_command_needs_no_torch(writing, pictures, tmp_path) -> None:
     image = tmp_path / "image.png"
     pictures[0].save(image)
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest; "
         "sys.modules['torch'] = sys.modules['transformers'] = None; "
         "from artimuse.cli import main; main()"
     )
     asked = ["critique", str(image), "--model", str(writing), "--json", "--max-new-tokens", "4"]
-    done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    row = json.loads(done.stdout)
+    row = json.loads(python(code, *asked))
     assert (row["model"], len(row["critique"])) == ("writer", len(ATTRIBUTES))
 
 

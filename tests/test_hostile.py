@@ -2,26 +2,20 @@
 
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-from .conftest import ROOT
+from .conftest import interpreter
 
 # The command line in a process of its own, which leaves its peak memory in bytes behind. Not
 # ru_maxrss where it can be helped: on Linux a child inherits the peak of the test runner itself.
 COMMAND = """
-import resource, sys
+import resource
 from pathlib import Path
-tests, peak_file = sys.argv[1:3]
+from artimuse import cli
+peak_file, *arguments = sys.argv[1:]
 try:
-    from artimuse import cli
-except ModuleNotFoundError:  # not installed: the tests know where it lies
-    sys.path.insert(0, tests)
-    import conftest
-    from artimuse import cli
-try:
-    cli.main(sys.argv[3:])
+    cli.main(arguments)
 finally:
     status = Path("/proc/self/status")
     if status.exists():
@@ -34,7 +28,7 @@ finally:
 
 def artimuse(peak_file: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", COMMAND, str(ROOT / "tests"), peak_file, *map(str, arguments)],
+        interpreter(COMMAND, peak_file, *arguments),
         capture_output=True,
         text=True,
         timeout=300,

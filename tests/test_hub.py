@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +14,8 @@ import pytest
 from artimuse import Scorer
 from artimuse.artimuse_core.errors import ModelError, UsageError
 from artimuse.artimuse_core.models import locate
+
+from .conftest import interpreter
 
 
 @pytest.mark.parametrize("name", ["nanoo", "./not/there", "/not/there", "~/nope"])
@@ -100,9 +101,6 @@ def run_locate(model: str, endpoint: str, cache: Path, offline: bool = False):
     import os
 
     script = (
-        "import sys\n"
-        "try:\n    import artimuse\n"
-        "except ModuleNotFoundError:\n    sys.path.insert(0, sys.argv[2])\n    import conftest\n"
         "from artimuse.artimuse_core.models import locate\n"
         "from artimuse.artimuse_core.errors import ArtiMuseError\n"
         "try:\n    print(locate(sys.argv[1]))\n"
@@ -113,7 +111,7 @@ def run_locate(model: str, endpoint: str, cache: Path, offline: bool = False):
         "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*", "no_proxy": "*",
     }  # fmt: skip
     return subprocess.run(
-        [sys.executable, "-c", script, model, str(Path(__file__).parent)],
+        interpreter(script, model),
         env=environment, capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip
 

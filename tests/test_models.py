@@ -3,8 +3,6 @@
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from artimuse.artimuse_core.errors import ModelError, OutOfMemoryError, UsageErr
 from artimuse.artimuse_core.preprocess import preprocess_batch
 from artimuse.artimuse_core.torch_graph import GraphRunner, build_graph
 
-from .conftest import random_checkpoint
+from .conftest import python, random_checkpoint
 from .fakes import brightness_scorer
 
 RANK = 4
@@ -115,13 +113,7 @@ def test_half_precision_scores_are_close_to_the_references(shared_data) -> None:
 def test_loading_needs_little_more_memory_than_the_model(tmp_path, tiny_checkpoint) -> None:
     """256 MB of weights in four shards, cast to another dtype, in a process of its own."""
     script = """
-import sys
 from pathlib import Path
-try:
-    import artimuse
-except ModuleNotFoundError:
-    sys.path.insert(0, sys.argv[2])
-    import conftest
 from artimuse.artimuse_core import weights, checkpoint
 import torch
 from safetensors.torch import save_file
@@ -140,11 +132,7 @@ print(peak() - before)
 """  # noqa: E501
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("reads the peak from /proc")
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert float(done.stdout) < 4 * 128 + 64 + 32  # MB: the model, one shard, a margin
+    assert float(python(script, tmp_path)) < 4 * 128 + 64 + 32  # MB: the model, one shard, a margin
 
 
 # --- adapters -------------------------------------------------------------------------------------

@@ -1,6 +1,4 @@
 import io
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ from artimuse.artimuse_core.reward import Reward
 from artimuse.artimuse_core.reward_combine import CombinedReward, Gate, Term
 from artimuse.artimuse_core.reward_scales import Percentile, ZScore
 
-from .conftest import ROOT
+from .conftest import python
 from .fakes import brightness_scorer
 
 LEVELS = (20, 80, 50)
@@ -53,12 +51,10 @@ def test_every_layout_gives_the_same_rewards_as_a_float_tensor(layout: str) -> N
 def test_output_can_be_chosen_and_needs_no_torch() -> None:
     assert isinstance(reward(output="numpy")(batch("PIL")), np.ndarray)
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest\n"
         "from artimuse import Reward; from PIL import Image\n"
         "print(type(Reward()(Image.new('RGB', (9, 9)))).__name__, 'torch' in sys.modules)"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["ndarray", "False"]
+    assert python(code).split() == ["ndarray", "False"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import httpx
 import numpy as np
@@ -14,7 +12,7 @@ from artimuse.artimuse_core.reward import Reward
 from artimuse.artimuse_core.reward_combine import CombinedReward, Term
 from artimuse.artimuse_core.scorer import Scorer
 
-from .conftest import ROOT
+from .conftest import python
 from .fakes import brightness_scorer
 from .serving import file_of, serving
 
@@ -175,12 +173,10 @@ def test_options_that_make_no_sense_are_refused(options, reason: str) -> None:
 def test_the_client_loads_httpx_and_nothing_heavy() -> None:
     heavy = ("torch", "onnxruntime", "fastapi", "transformers", "uvicorn", "pydantic")
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest\n"
         "import artimuse.artimuse_core.client\n"
         f"print([m for m in {heavy} if m in sys.modules], 'httpx' in sys.modules)"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[] True"
+    assert python(code).strip() == "[] True"
 
 
 def test_threads_share_a_client(served) -> None:

@@ -18,19 +18,15 @@ from artimuse.artimuse_core.client import RewardClient
 from artimuse.artimuse_core.scorer import Scorer
 from artimuse.artimuse_core.server import listen
 
-from .conftest import ROOT
+from .conftest import interpreter
 from .fakes import brightness_scorer
 
 
 @contextmanager
 def command(*arguments: str) -> Iterator[str]:
     """The address it says it listens on; afterwards SIGTERM, and exit code 0."""
-    prelude = (
-        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest; "
-        "from artimuse.cli import main; main()"
-    )
     process = subprocess.Popen(
-        [sys.executable, "-c", prelude, "serve", *arguments],
+        interpreter("from artimuse.cli import main; main()", "serve", *arguments),
         stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": python_path()},
     )  # fmt: skip
     assert process.stderr is not None

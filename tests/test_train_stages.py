@@ -248,7 +248,7 @@ SCRIPT = """
 import json, os, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import conftest
+import findable
 import torch
 torch.set_num_threads(1)
 from artimuse.training import collate, stages
