@@ -141,14 +141,23 @@ def facts(manifest: Manifest, plan: Plan, machine: Machine) -> dict[str, Any]:
 
 
 def home(directory: Path, manifest: Manifest, plan: Plan, machine: Machine) -> Path:
-    """Where this machine's engine of a bundle lies: beside it, or in the user's cache."""
+    """Where this machine's engine of a bundle lies: beside it, or in the user's cache.
+
+    Raises ModelError where it could lie in the cache alone and platformdirs, which finds that, is
+    not installed: ComfyUI does not bring it.
+    """
     text = json.dumps(facts(manifest, plan, machine), sort_keys=True)
     key = hash_of(text.encode()).hexdigest()[:16]
     beside = directory / "engines"
     if os.access(beside if beside.exists() else directory, os.W_OK):
         return beside / key
-    from platformdirs import user_cache_path  # which ComfyUI does not bring
-
+    try:
+        from platformdirs import user_cache_path
+    except ImportError as error:
+        raise ModelError(
+            f"no TensorRT engine can be kept in {beside}: it is read-only; make it writable, or "
+            "pip install platformdirs to have it in your cache"
+        ) from error
     return user_cache_path("artimuse") / "engines" / key
 
 

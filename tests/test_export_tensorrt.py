@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -268,6 +269,16 @@ def test_fp8_is_planned_anywhere_and_asks_for_a_typed_tensorrt(
     gpu.machine = replace(MACHINE, tensorrt="10.13.2")
     with pytest.raises(ModelError, match=r"from TensorRT 11 on, here is 10\.13\.2"):
         to_tensorrt.export_tensorrt(tiny_checkpoint, tmp_path / "fp8", plan)
+
+
+def test_where_no_engine_can_be_kept_it_says_what_to_do(tiny_bundle, monkeypatch) -> None:
+    bundled = bundle.read(tiny_bundle)
+    monkeypatch.setattr(tensorrt.os, "access", lambda *_: False)  # root may write anywhere
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert "cache" in str(tensorrt.home(tiny_bundle, bundled, PLAN, MACHINE))
+    monkeypatch.setitem(sys.modules, "platformdirs", None)  # as where ComfyUI alone is installed
+    with pytest.raises(ModelError, match=r"is read-only; .* pip install platformdirs"):
+        tensorrt.home(tiny_bundle, bundled, PLAN, MACHINE)
 
 
 def test_facts_are_json(tiny_bundle) -> None:
