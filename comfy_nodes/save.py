@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import io
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..artimuse_core.images import load_image
-from ..artimuse_core.inputs import flatten
+from ..artimuse_core.inputs import flatten, to_uint8
 from . import models
 from .batches import split_images
 from .schema import describe, first
@@ -48,8 +51,8 @@ class ArtiMuseSaveImage(io.ComfyNode):
                     "filename_prefix",
                     default="ArtiMuse/%score%",
                     tooltip="%score%, %spread%, %rank% (1 is the best) and %index% stand for "
-                    "numbers of fixed width, so that names sort; ComfyUI's own %year%, %month%, "
-                    "%width%, … work too.",
+                    "numbers of fixed width, so that names sort; ComfyUI's own "
+                    "%date:yyyy-MM-dd%, %year%, %width%, … work too.",
                 ),
                 io.Boolean.Input(
                     "rating",
@@ -89,15 +92,17 @@ class ArtiMuseSaveImage(io.ComfyNode):
         scores: list[float] | None = None,
         spreads: list[float] | None = None,
     ) -> io.NodeOutput:
-        total = len(split_images(images))
+        singles, now = split_images(images), datetime.now()
+        total = len(singles)
         numbers, widths = wired_or_scored(images, total, model, scores, spreads)
         ranking = sorted(range(total), key=lambda index: -numbers[index])
         ranks = {index: place for place, index in enumerate(ranking, start=1)}
         files, shown = [], []
-        for index, image in enumerate(map(load_image, flatten(images))):
+        for index, pixels in enumerate(singles):
+            image = to_image(pixels)
             spread = None if widths is None else widths[index]
             prefix = fill_pattern(
-                first(filename_prefix), numbers[index], spread, ranks[index], index
+                first(filename_prefix), numbers[index], spread, ranks[index], index, now
             )
             folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
                 prefix, folder_paths.get_output_directory(), image.width, image.height
@@ -113,8 +118,21 @@ class ArtiMuseSaveImage(io.ComfyNode):
         return io.NodeOutput(files, ui={"images": shown, "score": numbers})
 
 
-def fill_pattern(prefix: str, score: float, spread: float | None, rank: int, index: int) -> str:
-    """The file name's pattern with the numbers of one image; an unknown spread is ``-``."""
+def to_image(pixels: Any) -> Image.Image:
+    """(1, H, W, C) in 0..1 → the image that is scored, with its alpha beside it where C is 4."""
+    (image,) = map(load_image, flatten(pixels))
+    if pixels.shape[-1] == 4:
+        image.putalpha(Image.fromarray(to_uint8(pixels[0, ..., 3].detach().cpu().float().numpy())))
+    return image
+
+
+def fill_pattern(
+    prefix: str, score: float, spread: float | None, rank: int, index: int, now: datetime
+) -> str:
+    """The file name's pattern with the numbers of one image; an unknown spread is ``-``.
+
+    ``%date:…%`` is filled here, too: ComfyUI's editor does that for its own nodes only.
+    """
     values = {
         "%score%": f"{score:06.2f}",
         "%spread%": "-" if spread is None else f"{spread:05.2f}",
@@ -124,7 +142,26 @@ def fill_pattern(prefix: str, score: float, spread: float | None, rank: int, ind
     }
     for name, value in values.items():
         prefix = prefix.replace(name, value)
-    return prefix
+    return re.sub(r"%date:([^%]*)%", lambda found: _date(found[1], now), prefix)
+
+
+def _date(pattern: str, now: datetime) -> str:
+    """As ComfyUI's editor writes it: ``yyyy``, ``M``, ``dd``, …, a doubled letter two digits."""
+    parts = {
+        "d": now.day,
+        "M": now.month,
+        "h": now.hour,
+        "m": now.minute,
+        "s": now.second,
+    }
+
+    def fill(found: re.Match[str]) -> str:
+        letters = found[0]
+        if letters[0] == "y":
+            return f"{now.year}"[-len(letters) :]
+        return f"{parts[letters[0]]:0{len(letters)}}"
+
+    return re.sub(r"yyyy|yy|([dMhms])\1?", fill, pattern)
 
 
 def stars(score: float) -> int:

@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 import shutil
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -264,6 +265,29 @@ def test_name_and_metadata_carry_the_score(comfy, tmp_path) -> None:
         assert json.loads(image.text["workflow"]) == 1
         assert "XML:com.adobe.xmp" not in image.text
     assert run.ui["images"][0] == {"filename": names[0], "subfolder": "run", "type": "output"}
+
+
+def test_alpha_is_saved_beside_the_scored_pixels(comfy) -> None:
+    image = torch.rand(1, 8, 8, 4, generator=torch.Generator().manual_seed(0))
+    kept = [
+        saved(Run("ArtiMuseSaveImage", images=i, scores=[1.0])) for i in (image, image[..., :3])
+    ]
+    with Image.open(kept[0][0]) as both, Image.open(kept[1][0]) as colours:
+        assert (both.mode, colours.mode) == ("RGBA", "RGB")
+        assert both.convert("RGB").tobytes() == colours.tobytes()
+        alpha = np.asarray(both)[..., 3] / 255
+    np.testing.assert_allclose(alpha, image[0, ..., 3], atol=0.5 / 255)
+
+
+def test_dates_are_written_as_comfyuis_editor_does(comfy) -> None:
+    from artimuse.comfy_nodes.save import fill_pattern
+
+    then = datetime(2026, 3, 9, 14, 5, 7)
+    pattern = "%date:yyyy-MM-dd%/%date:yy.M.d hhmmss h:m:s%_%score%_%width%"
+    filled = fill_pattern(pattern, 50, None, 1, 0, then)
+    assert filled == "2026-03-09/26.3.9 140507 14:5:7_050.00_%width%"
+    run = Run("ArtiMuseSaveImage", images=grey(70), scores=[1.0], filename_prefix="a%date:yyyy%")
+    assert re.fullmatch(r"a\d{4}_00001_\.png", saved(run)[0].name)
 
 
 def test_stars_are_the_papers_levels(comfy) -> None:
